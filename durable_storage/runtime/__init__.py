@@ -1,0 +1,1 @@
+"""Namespaces, the data directory and what it knows about its objects."""
