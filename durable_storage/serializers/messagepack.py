@@ -40,6 +40,7 @@ from .refusal import (
     item,
     keys_and_entries,
     refusal,
+    shortened,
     unreadable,
 )
 
@@ -333,8 +334,8 @@ class MsgpackSerializer:
             return cls(int(member))
         if member not in cls.__members__:
             raise DataCloneError(
-                f"a stored value is the member {member!r} of the enum {name!r}, which has none so "
-                "named any more; keep it, or an alias"
+                f"a stored value is the member {shortened(member)!r} of the enum {name!r}, which "
+                "has none so named any more; keep it, or an alias"
             )
         return cls[member]
 
@@ -342,8 +343,8 @@ class MsgpackSerializer:
         cls = self._named.get(name)
         if cls is None:
             raise DataCloneError(
-                f"a stored value is of the class {name!r}, which is not registered; call "
-                "register(cls, name) of the serializer first"
+                f"a stored value is of the class {shortened(name)!r}, which is not registered; "
+                "call register(cls, name) of the serializer first"
             )
         return cls
 

@@ -24,6 +24,7 @@ __all__ = [
     "item",
     "keys_and_entries",
     "refusal",
+    "shortened",
     "unreadable",
 ]
 
@@ -35,7 +36,7 @@ Parts = Iterable[tuple[Step, object]]
 DEPTH_PROMISED = 500
 """Levels of nesting that every serializer takes."""
 
-_PATH_SHOWN_MAX = 160
+_SHOWN_MAX = 160
 
 
 class RefusedError(Exception):
@@ -55,7 +56,7 @@ def refusal(value: object, parts_of: Callable[[object], Parts]) -> DataCloneErro
     path, part = "value", value
     while True:
         if id(part) in ancestors:
-            return cannot_store(path, f"refers back to {_shortened(ancestors[id(part)])}")
+            return cannot_store(path, f"refers back to {shortened(ancestors[id(part)])}")
         if len(unfinished) > DEPTH_PROMISED:
             return cannot_store(
                 path, f"is nested too deeply; up to {DEPTH_PROMISED} levels are sure to fit"
@@ -83,14 +84,15 @@ def refusal(value: object, parts_of: Callable[[object], Parts]) -> DataCloneErro
 
 def cannot_store(path: str, complaint: str) -> DataCloneError:
     """Return the error that says why the part at ``path`` cannot be stored."""
-    return DataCloneError(f"{_shortened(path)} cannot be stored: it {complaint}")
+    return DataCloneError(f"{shortened(path)} cannot be stored: it {complaint}")
 
 
-def _shortened(path: str) -> str:
-    if len(path) <= _PATH_SHOWN_MAX:
-        return path
-    half = _PATH_SHOWN_MAX // 2
-    return f"{path[:half]} … {path[-half:]}"
+def shortened(text: str) -> str:
+    """Return ``text``, without its middle if it is too long for a message."""
+    if len(text) <= _SHOWN_MAX:
+        return text
+    half = _SHOWN_MAX // 2
+    return f"{text[:half]} … {text[-half:]}"
 
 
 def item(index: int) -> Step:
@@ -141,6 +143,6 @@ def description(part: object) -> str:
 def unreadable(serializer: str, reason: object) -> DataCloneError:
     """Return the error for bytes that ``serializer`` cannot have written."""
     return DataCloneError(
-        f"stored bytes are not a value that {serializer} wrote: {reason}. They are damaged, or "
-        "were written by something else"
+        f"stored bytes are not a value that {serializer} wrote: {shortened(str(reason))}. They are "
+        "damaged, or were written by something else"
     )
