@@ -1,0 +1,131 @@
+"""A connection as the database needs it: every setting is set, read back and compared."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from typing import Any, Final
+
+from ..errors import DatabaseFileError
+from ..limits import Limits
+from .create import PAGE_SIZE
+from .sqlerrors import primary_code
+
+__all__ = ["STATEMENTS_MAX", "connect", "reset_pragmas", "set_synchronous"]
+
+STATEMENTS_MAX: Final = 512
+"""Prepared statements that are kept."""
+
+_OFF: Final = 0
+_NORMAL: Final = 1
+
+# Pragmas that SQL may change, and their values in a connection that nobody has used yet.
+_USER_PRAGMAS: Final = (
+    ("foreign_keys", 1),
+    ("recursive_triggers", 0),
+    ("defer_foreign_keys", 0),
+    ("ignore_check_constraints", 0),
+    ("legacy_alter_table", 0),
+    ("reverse_unordered_selects", 0),
+)
+
+
+def connect(path: str, limits: Limits) -> sqlite3.Connection:
+    """Return a configured connection that holds the file's lock.
+
+    Raises:
+        DatabaseFileError: not a database, in use, or in a place where no WAL can be created.
+    """
+    directory = os.path.dirname(path) or os.curdir
+    if not os.access(directory, os.W_OK):
+        raise DatabaseFileError(
+            f"the directory {directory!r} is read-only; SQLite keeps the write-ahead log there"
+        )
+    connection: sqlite3.Connection | None = None
+    try:
+        connection = sqlite3.connect(
+            path,
+            timeout=0,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=STATEMENTS_MAX,
+        )
+        _configure(connection, path, limits)
+    except sqlite3.Error as error:
+        if connection is not None:
+            connection.close()
+        raise DatabaseFileError(_reason(path, error)) from error
+    except BaseException:
+        if connection is not None:
+            connection.close()
+        raise
+    return connection
+
+
+def _reason(path: str, error: sqlite3.Error) -> str:
+    code = primary_code(error)
+    if code == sqlite3.SQLITE_NOTADB:
+        return f"{path!r} is not a SQLite database"
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return f"the database file {path!r} is in use by another process or connection"
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+        return f"the database file {path!r}, its -wal or its directory cannot be written: {error}"
+    return f"cannot open the database file {path!r}: {error}"
+
+
+def _configure(connection: sqlite3.Connection, path: str, limits: Limits) -> None:
+    _set(connection, path, "locking_mode", "exclusive")
+    _set(connection, path, "journal_mode", "wal")
+    # Reads the first page, and with EXCLUSIVE locking takes the lock for good.
+    connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    _set(connection, path, "synchronous", _OFF)
+    _set(connection, path, "wal_autocheckpoint", 0)
+    # Debian compiles it in; it would write every page that a DROP TABLE frees.
+    _set(connection, path, "secure_delete", 0)
+    _set(connection, path, "cache_size", -8000)
+    _set(connection, path, "trusted_schema", 0)
+    reset_pragmas(connection, path)
+    pages = max(1, limits.database_size_max_bytes // PAGE_SIZE)
+    connection.execute(f"PRAGMA max_page_count={pages}")
+    for category, value in (
+        (sqlite3.SQLITE_LIMIT_LENGTH, limits.value_size_max_bytes),
+        (sqlite3.SQLITE_LIMIT_SQL_LENGTH, limits.statement_size_max_bytes),
+        (sqlite3.SQLITE_LIMIT_COLUMN, limits.columns),
+        (sqlite3.SQLITE_LIMIT_EXPR_DEPTH, limits.expression_depth),
+        (sqlite3.SQLITE_LIMIT_COMPOUND_SELECT, limits.compound_select_terms),
+        (sqlite3.SQLITE_LIMIT_FUNCTION_ARG, limits.function_arguments),
+        (sqlite3.SQLITE_LIMIT_ATTACHED, 0),
+        (sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, limits.like_pattern_size_max_bytes),
+        (sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, limits.parameters),
+        (sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH, limits.trigger_depth),
+        (sqlite3.SQLITE_LIMIT_WORKER_THREADS, 0),
+    ):
+        # A value above the ceiling that was compiled in becomes that ceiling.
+        connection.setlimit(category, min(value, 2**31 - 1))
+    # Keeps SQL from writing to the shadow tables of FTS5 and R*Tree. Python 3.12 and later.
+    set_config: Callable[[int, bool], None] | None = getattr(connection, "setconfig", None)
+    if set_config is not None:
+        set_config(getattr(sqlite3, "SQLITE_DBCONFIG_DEFENSIVE"), True)  # noqa: B009
+
+
+def reset_pragmas(connection: sqlite3.Connection, path: str) -> None:
+    """Give every pragma that SQL may change its first value. No transaction is open."""
+    for name, value in _USER_PRAGMAS:
+        _set(connection, path, name, value)
+    connection.execute("PRAGMA case_sensitive_like=0")  # cannot be read back
+
+
+def set_synchronous(connection: sqlite3.Connection, path: str, *, normal: bool) -> None:
+    """Let SQLite sync at checkpoints and WAL restarts, or not at all."""
+    _set(connection, path, "synchronous", _NORMAL if normal else _OFF)
+
+
+def _set(connection: sqlite3.Connection, path: str, name: str, value: str | int) -> None:
+    connection.execute(f"PRAGMA {name}={value}").fetchall()
+    row: tuple[Any, ...] | None = connection.execute(f"PRAGMA {name}").fetchone()
+    found: Any = None if row is None else row[0]
+    if found != value:
+        raise DatabaseFileError(
+            f"SQLite did not accept PRAGMA {name}={value} for {path!r}: it is {found!r}"
+        )

@@ -1,0 +1,594 @@
+"""One object's SQLite file: transactions, SQL, keys and values.
+
+Model. One connection owns the file (``locking_mode=EXCLUSIVE``) and runs in autocommit mode: a
+transaction is open exactly between ``begin`` and ``commit`` or ``rollback``. Commits go to the
+WAL and are durable only after ``confirm``; the WAL is folded into the file only by
+``checkpoint`` and ``close``.
+
+Invariants:
+- Texts of users are authorized; the package's own never equal a user's (``internal``).
+- Whatever is remembered of a statement's columns is forgotten when the schema may have changed.
+- Only reads stay open after ``exec``. Every open one is known, so that it can be ended.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, TypeVar, final
+
+from typing_extensions import is_typeddict
+
+from ..errors import (
+    ArgumentTypeError,
+    ArgumentValueError,
+    DatabaseFileError,
+    SqlError,
+)
+from ..limits import Limits
+from .authorizer import Authorizer
+from .bindings import PLAIN_TYPES, explain, plain
+from .configure import STATEMENTS_MAX, connect, reset_pragmas, set_synchronous
+from .create import DatabaseFile
+from .cursor import SqlStorageCursor
+from .deletion import drop_everything
+from .faults import Faults
+from .internal import InternalSql, own
+from .kv import MISSING, KeyRange, KeyValueTable, Missing, Stored
+from .reading import DRAIN_MAX_ROWS, Reading, raw_rows
+from .sqlerrors import (
+    AUTH,
+    NO_STATEMENT,
+    PARAMETERS_BEFORE_THE_LAST,
+    TRANSACTION_STATEMENT,
+    WRONG_BINDINGS,
+    not_authorized,
+    primary_code,
+    too_big,
+    translate,
+)
+from .statement import Statement, parse_script, row_builder
+from .wal import WriteAheadLog
+
+__all__ = ["FORMAT_VERSION", "MISSING", "Database", "Missing", "Stored"]
+
+FORMAT_VERSION: Final = 1
+"""What is on disk, as recorded under the metadata key ``schema``."""
+
+# Room for what a record adds to a key and a value that are together as long as a value may be.
+_RECORD_OVERHEAD_BYTES: Final = 64
+
+_BEGIN: Final = own("BEGIN")
+_COMMIT: Final = own("COMMIT")
+_ROLLBACK: Final = own("ROLLBACK")
+_PAGES: Final = own("PRAGMA page_count")
+_FREE_PAGES: Final = own("PRAGMA freelist_count")
+_PAGE_SIZE: Final = own("PRAGMA page_size")
+_CHECKPOINT: Final = own("PRAGMA wal_checkpoint(PASSIVE)")
+_USER_VERSION: Final = own("PRAGMA user_version")
+
+_Row = tuple[Any, ...]
+_Result = TypeVar("_Result")
+_SqliteRefusals = (sqlite3.Error, sqlite3.Warning, OverflowError, UnicodeEncodeError, MemoryError)
+
+
+@final
+class Database:
+    """One object's file, opened or created.
+
+    Args:
+        path: the file; its ``-wal`` lies beside it.
+        limits: what SQL may not exceed.
+        faults: makes file operations fail, for tests.
+
+    Attributes:
+        path: as given.
+        created: the file was created now.
+        commits: grows with every commit that may have changed something.
+        transaction_lost: SQLite ended a transaction by itself, as ``INSERT OR ROLLBACK`` and some
+            I/O errors make it; what the transaction wrote is gone.
+
+    Raises:
+        DatabaseFileError: not a database, not writable, in use, or of a newer version.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        limits: Limits | None = None,
+        faults: Faults | None = None,
+    ) -> None:
+        self.path: Final = os.fspath(path)
+        self.commits = 0
+        self.transaction_lost = False
+        self._limits = limits or Limits()
+        self._faults = faults
+        self._closed = False
+        # Invariant: true between begin and commit or rollback, whatever SQLite did meanwhile.
+        self._begun = False
+        self._schema_changed = False
+        self._pragmas_due = False
+        self._synchronous_off = True
+        self._statements: dict[str, Statement] = {}
+        # The newest cursor is held strongly until the next exec, which finds most of them
+        # finished: cheaper than a weak reference for each.
+        self._newest: SqlStorageCursor[Any] | None = None
+        self._open: weakref.WeakSet[SqlStorageCursor[Any] | Reading] = weakref.WeakSet()
+        self._file = DatabaseFile(self.path, faults)
+        try:
+            self._connection = connect(self.path, self._limits)
+        except BaseException:
+            self._file.close()
+            raise
+        self.created = self._file.created
+        self._execute = self._connection.execute
+        self._authorizer = Authorizer()
+        self._sql = InternalSql(self._connection, self._authorizer)
+        self._kv = KeyValueTable(self._sql, "_cf_KV")
+        self._metadata = KeyValueTable(self._sql, "_cf_METADATA", self._record_version)
+        self._wal = WriteAheadLog(self.path, self._file.descriptor, faults)
+        try:
+            self._check_version()
+            self._authorizer.internal = False
+            self._connection.set_authorizer(self._authorizer)
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_version(self) -> None:
+        found = self._metadata.get("schema")
+        if found is not MISSING and found != FORMAT_VERSION:
+            raise DatabaseFileError(
+                f"the database file {self.path!r} has format version {found}; this version of"
+                f" durable_storage reads and writes version {FORMAT_VERSION}. Upgrade"
+                " durable_storage to open it"
+            )
+
+    def _record_version(self) -> None:
+        self._metadata.put("schema", FORMAT_VERSION)
+
+    # ---- transactions
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open, as SQLite sees it."""
+        return self._connection.in_transaction
+
+    def begin(self) -> None:
+        """Open a transaction."""
+        if self._synchronous_off and self._wal.confirmed_once:
+            self._sync_normally()
+        self._control(_BEGIN)
+        self._begun = True
+        self._schema_changed = False
+
+    def commit(self) -> None:
+        """Commit the transaction. It may still be open when this raises; then roll it back.
+
+        Raises:
+            SqlError: a deferred constraint is violated, or the file cannot be written.
+        """
+        if self._faults is not None:
+            self._faults.before("commit", self.path)
+        self._control(_COMMIT)
+        self._begun = False
+        self.commits += 1
+        if self._pragmas_due:
+            self._pragmas_due = False
+            with self._sql:
+                reset_pragmas(self._connection, self.path)
+
+    def rollback(self) -> None:
+        """Undo everything since ``begin``; nothing when no transaction is open."""
+        if self._connection.in_transaction:
+            self._control(_ROLLBACK)
+        self._begun = False
+        self._after_rollback()
+
+    def savepoint(self, depth: int) -> None:
+        """Set the savepoint of a nested transaction."""
+        self._control(own(f"SAVEPOINT s{depth}"))
+
+    def release(self, depth: int) -> None:
+        """Keep what was done since the savepoint, and remove it."""
+        self._control(own(f"RELEASE s{depth}"))
+
+    def rollback_to(self, depth: int) -> None:
+        """Undo what was done since the savepoint, and remove it."""
+        self._control(own(f"ROLLBACK TO s{depth}"))
+        self._control(own(f"RELEASE s{depth}"))
+        self._after_rollback()
+
+    def _control(self, sql: str) -> None:
+        try:
+            self._sql.execute(sql)
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
+
+    def _after_rollback(self) -> None:
+        self._kv.forget()
+        self._metadata.forget()
+        if self._schema_changed:
+            self._statements.clear()
+
+    # ---- durability
+
+    def confirm(self) -> None:
+        """Return once every commit made before the call is on stable storage.
+
+        Blocks, and may run in a thread while others use the database.
+
+        Raises:
+            OSError: the disk failed, now or earlier. Nothing is ever confirmed after that.
+        """
+        self._wal.confirm()
+
+    @property
+    def wal_size_bytes(self) -> int:
+        """Size of the write-ahead log."""
+        return self._wal.size_bytes
+
+    def checkpoint(self) -> bool:
+        """Fold the WAL into the file, and let the next commit start it anew.
+
+        Nobody else uses the database meanwhile, and no transaction is open. Open cursors are
+        drained first; one that is too long for that is ended.
+
+        Returns:
+            Whether all of it was folded.
+
+        Raises:
+            SqlError: the file cannot be written.
+        """
+        self.end_readings()
+        try:
+            if self._synchronous_off:
+                self._sync_normally()
+            busy, frames, folded = self._sql.execute(_CHECKPOINT).fetchone()
+            if busy or frames != folded:
+                return False
+            # A commit of one page, so that the WAL is restarted, with the sync of its header, here
+            # and not by the next user of the database.
+            version = self._sql.value(_USER_VERSION)
+            self._sql.execute(own(f"PRAGMA user_version={version}"))
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
+        return True
+
+    def _sync_normally(self) -> None:
+        with self._sql:
+            set_synchronous(self._connection, self.path, normal=True)
+        self._synchronous_off = False
+
+    def close(self) -> None:
+        """Fold the WAL, close the file and end every cursor; an open transaction is undone."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._connection.rollback()
+            if self._synchronous_off:
+                self._sync_normally()
+        except sqlite3.Error:
+            pass  # the file fails already, and closing it is what is left to do
+        finally:
+            self._newest = None
+            self._statements.clear()
+            self._connection.close()
+            self._wal.close()
+            self._file.close()
+
+    # ---- keys and values
+
+    def kv_get(self, key: str) -> Stored | Missing:
+        """Return what is stored under ``key``, or ``MISSING``."""
+        try:
+            return self._kv.get(key)
+        except _SqliteRefusals as error:
+            raise self._failure(error) from error
+
+    def kv_put(self, key: str, value: Stored) -> None:
+        """Store ``value`` under ``key``."""
+        self._kv_write(lambda: self._kv.put(key, value))
+
+    def kv_put_many(self, items: Iterable[tuple[str, Stored]]) -> None:
+        """Store many values."""
+        pairs = items if isinstance(items, Sequence) else list(items)
+        self._kv_write(lambda: self._kv.put_many(pairs))
+
+    def kv_delete(self, key: str) -> bool:
+        """Remove ``key`` and return whether it was there."""
+        return self._kv_write(lambda: self._kv.delete(key))
+
+    def kv_list(
+        self,
+        *,
+        start: str | None = None,
+        start_after: str | None = None,
+        end: str | None = None,
+        prefix: str | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[tuple[str, Stored]]:
+        """Return the keys and values in a range, in UTF-8 byte order, read as they are asked for.
+
+        ``start`` is included, ``start_after`` and ``end`` are not; all of them and ``prefix`` have
+        to be satisfied.
+        """
+        keys = KeyRange.of(
+            start=start,
+            start_after=start_after,
+            end=end,
+            prefix=prefix,
+            reverse=reverse,
+            limit=limit,
+        )
+        try:
+            rows = self._kv.list(keys)
+        except _SqliteRefusals as error:
+            raise self._failure(error) from error
+        reading = Reading(iter(rows), self.recover)
+        self.track(reading)
+        return raw_rows(reading)
+
+    def meta_get(self, key: str) -> Stored | Missing:
+        """Return the metadata under ``key``, or ``MISSING``."""
+        try:
+            return self._metadata.get(key)
+        except _SqliteRefusals as error:
+            raise self._failure(error) from error
+
+    def meta_put(self, key: str, value: Stored) -> None:
+        """Store metadata under ``key``."""
+        self._kv_write(lambda: self._metadata.put(key, value))
+
+    def meta_delete(self, key: str) -> None:
+        """Remove metadata."""
+        if self._metadata.exists():
+            self._kv_write(lambda: self._metadata.delete(key))
+
+    def _kv_write(self, write: Callable[[], _Result]) -> _Result:
+        if not self._begun:
+            self.commits += 1
+        try:
+            try:
+                return write()
+            except sqlite3.Error as error:
+                if primary_code(error) != sqlite3.SQLITE_TOOBIG:
+                    raise
+            # A key and a value may together be as long as one value of SQL may be, but SQLite
+            # counts the overhead of their row too.
+            limit = self._limits.value_size_max_bytes
+            self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, limit + _RECORD_OVERHEAD_BYTES)
+            try:
+                return write()
+            finally:
+                self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, limit)
+        except _SqliteRefusals as error:
+            raise self._failure(error) from error
+
+    def delete_all(self, *, keep: Sequence[str] = ()) -> None:
+        """Empty the database inside the open transaction, which the caller then commits.
+
+        Tables, views, triggers, indexes, virtual tables, keys and values go, and of the metadata
+        all but the keys in ``keep``. Open cursors are ended. Pragmas have their first values again
+        after the commit.
+        """
+        self._end_all(SqlError("SQLite query was canceled because the database was deleted."))
+        try:
+            kept = [(key, self._metadata.get(key)) for key in keep]
+            drop_everything(self._sql)
+            self._kv.forget()
+            self._metadata.forget()
+            for key, value in kept:
+                if not isinstance(value, Missing):
+                    self._metadata.put(key, value)
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
+        self._statements.clear()
+        self._schema_changed = True
+        self._pragmas_due = True
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the data: the pages in use."""
+        value = self._sql.value
+        return int((value(_PAGES) - value(_FREE_PAGES)) * value(_PAGE_SIZE))
+
+    # ---- SQL
+
+    def exec(
+        self,
+        query: str,
+        bindings: tuple[object, ...],
+        row_type: Callable[..., Any] | None,
+        before_write: Callable[[], None],
+    ) -> SqlStorageCursor[Any]:
+        """Run a script, up to the first row of its last statement, and return the cursor of that.
+
+        Args:
+            query: one statement or several; the bindings belong to the last.
+            bindings: values for its parameters.
+            row_type: what makes a row of the columns given as keywords; a ``TypedDict`` or
+                ``None`` leave it a dict.
+            before_write: called before the first statement that could write.
+
+        Raises:
+            SqlError: SQLite or the rules for SQL refuse a statement. Earlier statements of the
+                script stand.
+            ArgumentTypeError: a binding is of a type that SQL does not have.
+            ArgumentValueError: a binding or the query cannot be represented.
+        """
+        newest = self._newest
+        if newest is not None:
+            self._newest = None
+            if newest.open:
+                self._open.add(newest)
+            del newest  # the cursor's last reference may be this one, and it may lock a table
+        statement = self._statements.get(query)
+        if statement is None:
+            statement = self._parse(query)
+        for value in bindings:
+            if type(value) not in PLAIN_TYPES:
+                bindings = plain(bindings)
+                break
+        if statement.is_simple:
+            if statement.is_write:
+                before_write()
+        else:
+            self._run_earlier(statement, bindings, before_write)
+        try:
+            source = self._execute(statement.sql, bindings)
+            if statement.is_write:
+                cursor: SqlStorageCursor[Any] = self._written(statement, source)
+            else:
+                cursor = self._newest = SqlStorageCursor(self, statement, source)
+        except _SqliteRefusals as error:
+            raise self._failure(error, bindings) from error
+        if row_type is not None and not is_typeddict(row_type):
+            cursor.typed(row_type)
+        return cursor
+
+    def _parse(self, query: str) -> Statement:
+        if not isinstance(query, str):
+            raise ArgumentTypeError(f"exec() takes SQL as a str, got {type(query).__name__}")
+        text = query.partition("\0")[0]
+        limit = self._limits.statement_size_max_bytes
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError as error:
+            raise ArgumentValueError(
+                f"exec() query has a lone surrogate at index {error.start}"
+            ) from error
+        if size > limit:
+            raise too_big("statement too long")
+        statement = parse_script(text)
+        if len(self._statements) >= STATEMENTS_MAX:
+            self._statements.clear()
+        self._statements[query] = statement
+        return statement
+
+    def _run_earlier(
+        self, last: Statement, bindings: tuple[object, ...], before_write: Callable[[], None]
+    ) -> None:
+        """Do all that comes before running the last statement of a script."""
+        wrong = explain(bindings)
+        if wrong is not None:
+            raise wrong
+        ready = False
+        for statement in (*last.earlier, last):
+            if statement.is_write and not ready:
+                before_write()
+                ready = True
+            if statement.forbidden:
+                raise not_authorized()
+            if statement is last:
+                break
+            try:
+                # Closing ends the statement, and with it what it locks.
+                self._execute(statement.sql).close()
+            except sqlite3.Error as error:
+                if primary_code(error) is None:
+                    raise SqlError(PARAMETERS_BEFORE_THE_LAST) from error
+                raise self._failure(error) from error
+            finally:
+                self._after(statement)
+        if not last.sql:
+            raise SqlError(NO_STATEMENT)
+
+    def _after(self, statement: Statement) -> None:
+        if statement.changes_schema:
+            self._schema_changed = True
+            self._statements.clear()
+
+    def _written(self, statement: Statement, source: sqlite3.Cursor) -> SqlStorageCursor[Any]:
+        """Return the cursor of a statement that has written all it will write."""
+        rows: Iterator[_Row] = source
+        if source.description is not None:
+            # A write that is not stepped to its end would be undone by the commit.
+            if statement.builder is None:
+                statement.builder = row_builder(tuple(column[0] for column in source.description))
+            rows = iter(source.fetchall())
+        self._after(statement)
+        return SqlStorageCursor(self, statement, rows)
+
+    def recover(self, error: Exception) -> None:
+        """Return when the row that failed can be read after all, and raise otherwise.
+
+        TEXT that is not UTF-8 is decoded by SQLite's Python module at full speed until the first
+        time that fails, and from then on with U+FFFD for what is invalid.
+        """
+        undecodable = isinstance(error, sqlite3.OperationalError) and primary_code(error) is None
+        if not undecodable or self._connection.text_factory is _decode or self._closed:
+            raise self._failure(error) from error
+        self._connection.text_factory = _decode
+
+    def metered(self, cursor: SqlStorageCursor[Any]) -> tuple[int, int]:
+        """Return the rows read and written by what made ``cursor``."""
+        return 0, 0
+
+    # ---- open results
+
+    def track(self, reading: Reading) -> None:
+        """Know of an open result, so that it can be ended."""
+        if not reading.finished:
+            self._open.add(reading)
+
+    def end_readings(self) -> None:
+        """Drain every open result, and end those that are too long."""
+        for result in self._open_results():
+            if not result.drain():
+                result.cancel(
+                    SqlError(
+                        f"The query was left open with more than {DRAIN_MAX_ROWS} rows unread while"
+                        " the database had to be compacted. Read it to the end, or add a LIMIT."
+                    )
+                )
+
+    def _end_all(self, error: Exception) -> None:
+        for result in self._open_results():
+            result.cancel(error)
+
+    def _open_results(self) -> list[SqlStorageCursor[Any] | Reading]:
+        newest, self._newest = self._newest, None
+        if newest is not None and newest.open:
+            self._open.add(newest)
+        del newest
+        results = list(self._open)
+        self._open.clear()
+        return results
+
+    # ---- errors
+
+    def _failure(self, error: Exception, bindings: tuple[object, ...] = ()) -> Exception:
+        """Return what to raise for an error of ``sqlite3``, having looked what it did."""
+        if self._closed:
+            return SqlError("The database is closed.")
+        if self._begun and not self._connection.in_transaction:
+            self.transaction_lost = True
+        if isinstance(error, MemoryError):
+            return SqlError(
+                "out of memory: SQLITE_NOMEM",
+                sqlite_errorcode=sqlite3.SQLITE_NOMEM,
+                sqlite_errorname="SQLITE_NOMEM",
+            )
+        if not isinstance(error, sqlite3.Error):
+            return explain(bindings) or ArgumentValueError(str(error))
+        code = primary_code(error)
+        if code == AUTH and self._authorizer.transaction_statement:
+            self._authorizer.transaction_statement = False
+            return SqlError(TRANSACTION_STATEMENT)
+        if code is not None or isinstance(error, sqlite3.OperationalError):
+            return translate(error)
+        # Python's own checks of the bindings carry no code.
+        limit = self._limits.value_size_max_bytes
+        if any(isinstance(v, (str, bytes)) and len(v) > limit for v in bindings):
+            return too_big("string or blob too big")
+        return explain(bindings) or SqlError(WRONG_BINDINGS)
+
+
+def _decode(text: bytes) -> str:
+    return text.decode("utf-8", "replace")

@@ -1,0 +1,171 @@
+"""The result of one ``exec``: an iterator of rows with one position.
+
+A cursor that is read at once, by ``one`` or ``to_array``, talks to the cursor of ``sqlite3``
+directly. The first iteration puts a ``Reading`` between, which several iterators can share.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast, final
+
+from ..errors import SqlError
+from .reading import Reading, Tuple, raw_rows
+from .sqlerrors import MULTIPLE_RESULTS, NO_RESULTS
+from .statement import RowBuilder, Statement, row_builder
+
+if TYPE_CHECKING:
+    from .connection import Database
+
+__all__ = ["SqlStorageCursor"]
+
+Row = TypeVar("Row")
+
+
+@final
+class SqlStorageCursor(Generic[Row]):
+    """The rows of a query.
+
+    All ways to read share one position, and breaking out of a loop does not end the cursor. Rows
+    are dicts by column name (of columns with the same name the last counts), or what ``row_type``
+    makes of them.
+    """
+
+    # Set on the instance only where they differ, which keeps making a cursor cheap.
+    _finished: bool = False
+    _row_type: Callable[..., Row] | None = None
+    _reading: Reading | None = None
+    _count: int = 0
+    _changes: int = 0
+
+    def __init__(self, database: Database, statement: Statement, source: Iterator[Tuple]) -> None:
+        self._database = database
+        self._statement = statement
+        self._source = source
+
+    def one(self) -> Row:
+        """Return the only row that is left.
+
+        Raises:
+            SqlError: there is no row, or more than one; then the cursor is finished.
+        """
+        source = self._source
+        try:
+            row = next(source, None)
+        except sqlite3.Error as error:
+            self._database.recover(error)
+            return self.one()
+        if row is None:
+            self._finished = True
+            raise SqlError(NO_RESULTS)
+        try:
+            more = next(source, None) is not None
+        except sqlite3.Error:
+            more = True
+        self._count += 1
+        if more:
+            self._end()
+            raise SqlError(MULTIPLE_RESULTS)
+        self._finished = True
+        built = (self._statement.builder or self._builder()).one(row)
+        return cast(Row, built) if self._row_type is None else self._row_type(**built)
+
+    def to_array(self) -> list[Row]:
+        """Return the rows that are left."""
+        builder = self._statement.builder or self._builder()
+        rows: list[dict[str, Any]] = []
+        while not self._finished:
+            try:
+                builder.extend(rows, self._source)
+                self._finished = True
+            except sqlite3.Error as error:
+                self._database.recover(error)
+        if self._reading is None:
+            self._count += len(rows)
+        row_type = self._row_type
+        return cast("list[Row]", rows) if row_type is None else [row_type(**row) for row in rows]
+
+    def raw(self) -> Iterator[Tuple]:
+        """Return an iterator of the rows that are left as tuples, from the same position."""
+        return raw_rows(self._shared())
+
+    def __iter__(self) -> Iterator[Row]:
+        rows = (self._statement.builder or self._builder()).each(self._shared())
+        row_type = self._row_type
+        return cast("Iterator[Row]", rows) if row_type is None else _typed(rows, row_type)
+
+    def __next__(self) -> Row:
+        row = next(self._shared())
+        built = (self._statement.builder or self._builder()).one(row)
+        return cast(Row, built) if self._row_type is None else self._row_type(**built)
+
+    @property
+    def column_names(self) -> list[str]:
+        """The names of the columns, also those that occur twice."""
+        self._check()
+        return list((self._statement.builder or self._builder()).columns)
+
+    @property
+    def rows_read(self) -> int:
+        """How many rows SQLite has read for this query so far."""
+        self._check()
+        return self._database.metered(self)[0]
+
+    @property
+    def rows_written(self) -> int:
+        """How many rows SQLite has written for this query, index entries included."""
+        self._check()
+        return self._database.metered(self)[1]
+
+    # What follows is for the database, not for users.
+
+    @property
+    def open(self) -> bool:
+        """Whether SQLite still holds the result open."""
+        if self._finished:
+            return False
+        return self._reading is None or not self._reading.finished
+
+    def drain(self) -> bool:
+        """Read the rest into memory; false when it is too long for that, and then lost."""
+        return self._shared().drain()
+
+    def cancel(self, error: Exception) -> None:
+        """End the result; every further use raises ``error``."""
+        self._shared().cancel(error)
+
+    def typed(self, row_type: Callable[..., Row]) -> Self:
+        """Make the rows what ``row_type`` makes of the columns, given as keywords."""
+        self._row_type = row_type
+        return self
+
+    def _shared(self) -> Reading:
+        reading = self._reading
+        if reading is None:
+            if self._statement.builder is None:
+                self._builder()
+            reading = self._reading = Reading(self._source, self._database.recover)
+            reading.finished = self._finished
+            self._source = reading
+            self._database.track(reading)
+        return reading
+
+    def _builder(self) -> RowBuilder:
+        description = self._source.description if isinstance(self._source, sqlite3.Cursor) else None
+        columns = tuple(column[0] for column in description or ())
+        builder = self._statement.builder = row_builder(columns)
+        return builder
+
+    def _check(self) -> None:
+        if self._reading is not None and self._reading.error is not None:
+            raise self._reading.error
+
+    def _end(self) -> None:
+        self._shared().finish()
+        self._finished = True
+
+
+def _typed(rows: Iterator[dict[str, Any]], row_type: Callable[..., Row]) -> Iterator[Row]:
+    for row in rows:
+        yield row_type(**row)

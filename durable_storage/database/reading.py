@@ -1,0 +1,141 @@
+"""One position in an unfinished result.
+
+A result that is still open keeps SQLite from folding the WAL, so it can be *drained*: its rest is
+read into memory, and whoever iterates over it continues there without noticing.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from itertools import chain, compress, count, islice
+from typing import Any, Final, final
+
+__all__ = ["DRAIN_MAX_ROWS", "Reading", "raw_rows"]
+
+Tuple = tuple[Any, ...]
+
+DRAIN_MAX_ROWS: Final = 10_000
+
+
+@final
+class Reading:
+    """A result as an iterator of tuples that several iterators share.
+
+    Args:
+        source: the open cursor of ``sqlite3``, or rows in memory.
+        recover: given an error of ``sqlite3``, returns when reading can go on and raises
+            otherwise.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_counter",
+        "_peeks",
+        "_recover",
+        "_rest",
+        "error",
+        "finished",
+        "source",
+    )
+
+    def __init__(self, source: Iterator[Tuple], recover: Callable[[Exception], None]) -> None:
+        self.source = source
+        self.finished = False
+        self.error: Exception | None = None
+        self._recover = recover
+        self._rest: Iterator[Tuple] | None = None
+        self._counter = count(1)
+        self._peeks = 1
+
+    @property
+    def count(self) -> int:
+        """How many rows were read so far."""
+        seen = next(self._counter) - self._peeks
+        self._peeks += 1
+        return seen
+
+    def start(self) -> Iterator[Tuple]:
+        """Return the rows from here on; ``resume`` gives what follows them."""
+        # compress() advances the counter with every row, without any Python in the loop.
+        return compress(self.source, self._counter)
+
+    def resume(self) -> Iterator[Tuple] | None:
+        """Return the rows that were drained meanwhile, ``None`` at the end."""
+        if self.error is not None:
+            raise self.error
+        rest, self._rest = self._rest, None
+        if rest is None:
+            self.finished = True
+            return None
+        self.source = rest
+        return self.start()
+
+    def recover(self, error: Exception) -> Iterator[Tuple]:
+        """Return the rows from here on after an error that need not end the result."""
+        if self.error is not None:
+            raise self.error
+        if self.finished:
+            return iter(())
+        self._recover(error)
+        return self.start()
+
+    def __iter__(self) -> Iterator[Tuple]:
+        return self
+
+    def __next__(self) -> Tuple:
+        rows: Iterator[Tuple] | None = self.start()
+        while rows is not None:
+            try:
+                return next(rows)
+            except StopIteration:
+                rows = self.resume()
+            except sqlite3.Error as error:
+                rows = self.recover(error)
+        raise StopIteration
+
+    def drain(self) -> bool:
+        """Read the rest into memory; false when it is too long for that, and then lost."""
+        if self.finished or not isinstance(self.source, sqlite3.Cursor):
+            return True
+        rest: list[Tuple] = []
+        ending: Iterator[Tuple] = iter(())
+        try:
+            rest.extend(islice(self.source, DRAIN_MAX_ROWS + 1))
+        except sqlite3.Error as error:
+            ending = _raising(error)
+        if len(rest) > DRAIN_MAX_ROWS:
+            return False
+        self._rest = chain(rest, ending)
+        return True
+
+    def finish(self) -> None:
+        """End the result, as if its last row had been read."""
+        self.finished = True
+        if isinstance(self.source, sqlite3.Cursor):
+            self.source.close()
+        self.source = iter(())
+
+    def cancel(self, error: Exception) -> None:
+        """End the result; every further use raises ``error``."""
+        if not self.finished:
+            self.error = error
+            if isinstance(self.source, sqlite3.Cursor):
+                self.source.close()
+
+
+def _raising(error: Exception) -> Iterator[Tuple]:
+    raise error
+    yield ()
+
+
+def raw_rows(reading: Reading) -> Iterator[Tuple]:
+    """Yield the rest of the rows as they are."""
+    rows: Iterator[Tuple] | None = reading.start()
+    while rows is not None:
+        try:
+            yield from rows
+        except sqlite3.Error as error:
+            rows = reading.recover(error)
+        else:
+            rows = reading.resume()

@@ -1,0 +1,103 @@
+"""A script as its statements, and what can be told from the text of one.
+
+Where a statement ends is decided by SQLite's own ``sqlite3_complete``, so that strings, comments
+and the bodies of triggers need no second parser here.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from itertools import pairwise
+from typing import Final
+
+from .authorizer import is_reserved
+
+__all__ = ["leading_keyword", "renames_into_reserved", "split_script", "writes"]
+
+_COMMENT: Final = r"--[^\n]*|/\*.*?(?:\*/|\Z)"
+# Possessive, so that a long run of blanks before something else costs one pass.
+_BLANK: Final = re.compile(rf"(?:\s|{_COMMENT})*+", re.DOTALL)
+_EMPTY: Final = re.compile(rf"(?:\s|;|{_COMMENT})*+", re.DOTALL)
+_WORD: Final = re.compile(r"[A-Za-z]+")
+_TOKEN: Final = re.compile(
+    rf"{_COMMENT}"
+    r"|'(?:[^']|'')*+'|\"(?:[^\"]|\"\")*+\"|`(?:[^`]|``)*+`|\[[^\]]*\]"
+    r"|(?:[\w$]|[^\x00-\x7f])+|\S",
+    re.DOTALL,
+)
+
+_READS: Final = frozenset({"SELECT", "VALUES", "EXPLAIN", "PRAGMA"})
+# Refused before they run, so nothing has to be prepared for a write.
+_TRANSACTION: Final = frozenset({"BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"})
+_WRITING_VERBS: Final = frozenset({"INSERT", "REPLACE", "UPDATE", "DELETE"})
+_VERBS: Final = _WRITING_VERBS | {"SELECT", "VALUES"}
+
+
+def split_script(script: str) -> list[str]:
+    """Return the statements of ``script`` in order.
+
+    The last one is ``""`` where the original runtime looks for a statement and finds none: in an
+    empty script, and after a second semicolon. A comment after the last semicolon is nothing.
+    """
+    statements: list[str] = []
+    start = 0
+    end = script.find(";") + 1
+    while end:
+        piece = script[start:end]
+        if sqlite3.complete_statement(piece) and not _EMPTY.fullmatch(piece):
+            statements.append(piece)
+            start = end
+        end = script.find(";", end) + 1
+    rest = script[start:]
+    if not _EMPTY.fullmatch(rest):
+        statements.append(rest)
+    elif not statements or not _BLANK.fullmatch(rest):
+        statements.append("")
+    return statements
+
+
+def leading_keyword(statement: str) -> str:
+    """Return the first word in capitals, ``""`` when the text does not begin with one."""
+    blank = _EMPTY.match(statement)
+    word = _WORD.match(statement, blank.end() if blank else 0)
+    return word[0].upper() if word else ""
+
+
+def writes(statement: str) -> bool:
+    """Return whether the statement could change the database."""
+    keyword = leading_keyword(statement)
+    if keyword == "PRAGMA":
+        return "optimize" in statement.lower()
+    if keyword == "WITH":
+        return _main_verb(statement) in _WRITING_VERBS
+    return keyword not in _READS and keyword not in _TRANSACTION
+
+
+def renames_into_reserved(statement: str) -> bool:
+    """Return whether this ALTER TABLE gives the table a reserved name.
+
+    SQLite does not tell its authorizer the new name.
+    """
+    words = [word.upper() for word in _tokens(statement)]
+    return any(
+        pair == ("RENAME", "TO") and is_reserved(name.strip("\"'`["))
+        for pair, name in zip(pairwise(words), words[2:], strict=False)
+    )
+
+
+def _tokens(statement: str) -> list[str]:
+    return [token for token in _TOKEN.findall(statement) if not token.startswith(("--", "/*"))]
+
+
+def _main_verb(statement: str) -> str:
+    """Return the verb that follows the common table expressions of a WITH."""
+    depth = 0
+    for token in _tokens(statement):
+        if token == "(":
+            depth += 1
+        elif token == ")":
+            depth -= 1
+        elif depth == 0 and token.upper() in _VERBS:
+            return token.upper()
+    return ""

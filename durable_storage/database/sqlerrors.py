@@ -1,0 +1,107 @@
+"""SQLite's errors in the words of the original runtime.
+
+A message is ``<text>: SQLITE_<CODE>``, followed by `` (extended: SQLITE_<CODE>_<DETAIL>)`` when
+SQLite knows more.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+from ..errors import SqlError, SqlLimitError
+
+__all__ = [
+    "AUTH",
+    "CONSTRAINT",
+    "MULTIPLE_RESULTS",
+    "NO_RESULTS",
+    "NO_STATEMENT",
+    "PARAMETERS_BEFORE_THE_LAST",
+    "TRANSACTION_STATEMENT",
+    "WRONG_BINDINGS",
+    "not_authorized",
+    "primary_code",
+    "too_big",
+    "translate",
+]
+
+NO_RESULTS: Final = "Expected exactly one result from SQL query, but got no results."
+MULTIPLE_RESULTS: Final = "Expected exactly one result from SQL query, but got multiple results."
+NO_STATEMENT: Final = "SQL code did not contain a statement."
+WRONG_BINDINGS: Final = "Wrong number of parameter bindings for SQL query."
+PARAMETERS_BEFORE_THE_LAST: Final = (
+    "When executing multiple SQL statements in a single call, only the last statement can have"
+    " parameters."
+)
+TRANSACTION_STATEMENT: Final = (
+    "To execute a transaction, please use the state.storage.transaction() or"
+    " state.storage.transactionSync() APIs instead of the SQL BEGIN TRANSACTION or SAVEPOINT"
+    " statements. The JavaScript API is safer because it will automatically roll back on"
+    " exceptions, and because it interacts correctly with Durable Objects' automatic atomic write"
+    " coalescing."
+)
+
+CONSTRAINT: Final = sqlite3.SQLITE_CONSTRAINT
+AUTH: Final = sqlite3.SQLITE_AUTH
+
+# SQLite's primary result codes, by number.
+_PRIMARY_NAMES: Final = (
+    "SQLITE_OK SQLITE_ERROR SQLITE_INTERNAL SQLITE_PERM SQLITE_ABORT SQLITE_BUSY SQLITE_LOCKED"
+    " SQLITE_NOMEM SQLITE_READONLY SQLITE_INTERRUPT SQLITE_IOERR SQLITE_CORRUPT SQLITE_NOTFOUND"
+    " SQLITE_FULL SQLITE_CANTOPEN SQLITE_PROTOCOL SQLITE_EMPTY SQLITE_SCHEMA SQLITE_TOOBIG"
+    " SQLITE_CONSTRAINT SQLITE_MISMATCH SQLITE_MISUSE SQLITE_NOLFS SQLITE_AUTH SQLITE_FORMAT"
+    " SQLITE_RANGE SQLITE_NOTADB"
+).split()
+
+# SQLite reports most of its limits as a plain SQLITE_ERROR: only the text tells them apart, and
+# it decides nothing but the class of the exception.
+_LIMIT_TEXTS: Final = (
+    "too many ",
+    "LIKE or GLOB pattern too complex",
+    "Expression tree is too large",
+    "variable number must be between",
+    "at most ",
+    "triggers nested too deep",
+    "parser stack overflow",
+)
+
+
+def primary_code(error: sqlite3.Error) -> int | None:
+    """Return SQLite's primary result code, or ``None`` when Python's module raised by itself."""
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
+
+
+def too_big(text: str) -> SqlLimitError:
+    """Return the error of a text or value that SQLite must not even see."""
+    return SqlLimitError(
+        f"{text}: SQLITE_TOOBIG",
+        sqlite_errorcode=sqlite3.SQLITE_TOOBIG,
+        sqlite_errorname="SQLITE_TOOBIG",
+    )
+
+
+def not_authorized() -> SqlError:
+    """Return the error of a statement that the authorizer cannot judge."""
+    return SqlError(
+        "not authorized: SQLITE_AUTH", sqlite_errorcode=AUTH, sqlite_errorname="SQLITE_AUTH"
+    )
+
+
+def translate(error: sqlite3.Error) -> SqlError:
+    """Return the error to raise for one that SQLite reported."""
+    text = str(error)
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return SqlError(text)
+    primary = code & 0xFF
+    name = _PRIMARY_NAMES[primary] if primary < len(_PRIMARY_NAMES) else error.sqlite_errorname
+    message = f"{text}: {name}"
+    if code != primary:
+        message += f" (extended: {error.sqlite_errorname})"
+    limit = primary == sqlite3.SQLITE_TOOBIG or (
+        primary == sqlite3.SQLITE_ERROR and text.startswith(_LIMIT_TEXTS)
+    )
+    kind = SqlLimitError if limit else SqlError
+    return kind(message, sqlite_errorcode=code, sqlite_errorname=error.sqlite_errorname)

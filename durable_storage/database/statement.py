@@ -1,0 +1,111 @@
+"""A statement as it is remembered: what it may do, and how its rows are built.
+
+Rows are built by code compiled for the statement's columns: a dict display with the names in it
+is faster than ``dict(zip(names, row))``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sqlite3
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple
+
+from .reading import Reading
+from .splitter import leading_keyword, renames_into_reserved, split_script, writes
+
+__all__ = ["RowBuilder", "Statement", "parse_script", "row_builder"]
+
+Row = dict[str, Any]
+Tuple = tuple[Any, ...]
+
+
+class RowBuilder(NamedTuple):
+    """The compiled builders of one list of columns."""
+
+    columns: tuple[str, ...]
+    one: Callable[[Tuple], Row]
+    extend: Callable[[list[Row], Iterator[Tuple]], None]
+    each: Callable[[Reading], Iterator[Row]]
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Statement:
+    """One statement of SQL, or the last one of a script.
+
+    Attributes:
+        sql: its text, ``""`` when a script ends without one.
+        earlier: the statements of the script before it.
+        is_write: it could change the database.
+        changes_schema: what was prepared before may mean something else afterwards.
+        forbidden: it gives a table a reserved name.
+        is_simple: it stands alone and is allowed, so nothing comes before running it.
+        builder: builds its rows; ``None`` until its columns are known.
+    """
+
+    sql: str
+    earlier: tuple[Statement, ...] = ()
+    is_write: bool = False
+    changes_schema: bool = False
+    forbidden: bool = False
+    builder: RowBuilder | None = None
+    is_simple: bool = True
+
+
+_SCHEMA_KEYWORDS: Final = frozenset({"CREATE", "DROP", "ALTER", "REINDEX", "ANALYZE"})
+
+
+def parse_script(script: str) -> Statement:
+    """Return the last statement of ``script``, holding the earlier ones."""
+    *earlier, last = map(_describe, split_script(script))
+    last.earlier = tuple(earlier)
+    last.is_simple = last.sql != "" and not earlier and not last.forbidden
+    return last
+
+
+def _describe(sql: str) -> Statement:
+    keyword = leading_keyword(sql)
+    return Statement(
+        sql,
+        is_write=sql != "" and writes(sql),
+        changes_schema=keyword in _SCHEMA_KEYWORDS,
+        forbidden=keyword == "ALTER" and renames_into_reserved(sql),
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def row_builder(columns: tuple[str, ...]) -> RowBuilder:
+    """Return builders of rows as dicts; of several columns with one name the last counts."""
+    names = [f"c{position}" for position in range(len(columns))]
+    target = ", ".join(names) + "," if names else "nothing"
+    last = dict(zip(columns, names, strict=True))
+    display = "{" + ", ".join(f"{column!r}: {name}" for column, name in last.items()) + "}"
+    scope: dict[str, Any] = {"SqliteError": sqlite3.Error}
+    # The columns are in the source as string literals, so that nothing of them is executed.
+    exec(_SOURCE.format(target=target, display=display), scope)
+    return RowBuilder(columns, scope["one"], scope["extend"], scope["each"])
+
+
+# extend() keeps what it has when a row fails, so that reading can go on with that row.
+_SOURCE: Final = """
+def one(row):
+    {target} = row
+    return {display}
+
+def extend(built, rows):
+    append = built.append
+    for {target} in rows:
+        append({display})
+
+def each(reading):
+    rows = reading.start()
+    while rows is not None:
+        try:
+            for {target} in rows:
+                yield {display}
+        except SqliteError as error:
+            rows = reading.recover(error)
+        else:
+            rows = reading.resume()
+"""

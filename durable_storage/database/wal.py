@@ -1,0 +1,103 @@
+"""Confirming: what was committed is on stable storage.
+
+SQLite runs with ``synchronous=NORMAL`` (or OFF until the first confirm), so a COMMIT only hands
+the frames of the WAL to the operating system. ``confirm`` makes them durable through our own
+descriptor of the WAL, and the first time also the database file and the directory entries.
+
+Invariant: after a failed sync nothing is ever confirmed again. The kernel may have dropped the
+dirty pages, and a second fsync that succeeds would prove nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Final, final
+
+from .faults import Faults
+
+__all__ = ["WriteAheadLog"]
+
+# macOS has no fdatasync.
+_fdatasync: Final[Callable[[int], None]] = getattr(os, "fdatasync", os.fsync)
+
+
+@final
+class WriteAheadLog:
+    """The ``-wal`` file beside a database file, as we see it.
+
+    Attributes:
+        confirmed_once: the file, its WAL and their directory entries are on stable storage.
+    """
+
+    def __init__(self, database_path: str, database_descriptor: int, faults: Faults | None) -> None:
+        self._database_path = database_path
+        self._database_descriptor = database_descriptor
+        self._path = database_path + "-wal"
+        # One descriptor for life: SQLite keeps the file as long as it has the database open.
+        self._descriptor: int | None = None
+        self._faults = faults
+        self._failure: OSError | None = None
+        self.confirmed_once = False
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the file, 0 before the first commit."""
+        descriptor = self._open()
+        return 0 if descriptor is None else os.fstat(descriptor).st_size
+
+    def confirm(self) -> None:
+        """Make every commit that was done before the call durable. Any thread may call it.
+
+        Raises:
+            OSError: a sync failed, now or earlier.
+        """
+        if self._failure is not None:
+            raise OSError(*self._failure.args) from self._failure
+        try:
+            self._sync()
+        except OSError as error:
+            self._failure = error
+            raise
+
+    def close(self) -> None:
+        """Release the descriptor."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def _sync(self) -> None:
+        descriptor = self._open()
+        first = not self.confirmed_once
+        if first:
+            self._before("fsync", self._database_path)
+            os.fsync(self._database_descriptor)
+        if descriptor is None:
+            return
+        self._before("fdatasync", self._path)
+        _fdatasync(descriptor)
+        if first:
+            directory = os.path.dirname(self._database_path) or os.curdir
+            self._before("fsync", directory)
+            _sync_directory(directory)
+            self.confirmed_once = True
+
+    def _open(self) -> int | None:
+        if self._descriptor is None:
+            try:
+                self._descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return None
+        return self._descriptor
+
+    def _before(self, operation: str, path: str) -> None:
+        if self._faults is not None:
+            self._faults.before(operation, path)
+
+
+def _sync_directory(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0))
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
