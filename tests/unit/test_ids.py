@@ -23,7 +23,7 @@ RECORDED = {
     "größe 🎉": "ba18ee81d48ceb216c46755a5b9a2e538d0752cf787ff4b48c7d6e57367f9c2d",
 }
 JURISDICTIONS = ["eu", "fedramp", "fedramp-high"]
-HINTS = "wnam enam sam weur eeur apac apac-ne apac-se oc afr me".split()
+HINTS = ["wnam", "enam", "sam", "weur", "eeur", "apac", "apac-ne", "apac-se", "oc", "afr", "me"]
 
 names = st.text(st.characters(codec="utf-8"))
 jurisdictions = st.sampled_from([None, *JURISDICTIONS])
