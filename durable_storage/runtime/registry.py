@@ -478,7 +478,7 @@ class Registry:
         """
         found = self.find_namespace(name)
         if found is None:
-            reason = self.retired_reason(name)
+            reason = self.retired_names().get(name)
             if reason is not None:
                 raise MigrationError(
                     f"the class {name!r} {reason}; to start it anew, add a migration with "
@@ -584,13 +584,10 @@ class Registry:
         with self._change() as connection:
             connection.execute("UPDATE namespace SET state = 'deleted' WHERE number = ?", (number,))
 
-    def retired_reason(self, name: str) -> str | None:
-        """Why no class has that name any more ("was deleted by …"), if a migration took it."""
+    def retired_names(self) -> dict[str, str]:
+        """Names that a migration took, each with what it did ("was deleted by …")."""
         with self._query() as connection:
-            row = connection.execute(
-                "SELECT reason FROM retired_name WHERE name = ?", (name,)
-            ).fetchone()
-        return None if row is None else str(row[0])
+            return dict(connection.execute("SELECT name, reason FROM retired_name").fetchall())
 
     # ------------------------------------------------------------------ migrations
 

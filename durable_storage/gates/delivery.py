@@ -1,0 +1,53 @@
+"""Delivering one event to an object, from outside or from another object's event."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from .event import Frame
+from .life import Life, NotDelivered
+from .loop import Loop
+from .outgoing import current_frame, send
+
+__all__ = ["deliver"]
+
+T = TypeVar("T")
+
+
+async def deliver(
+    loop: Loop, life_of: Callable[[], Life], code: Callable[[Life], Coroutine[Any, Any, T]]
+) -> T:
+    """Run one event and give its answer once it may leave.
+
+    A call made by another object's event first passes that object's output gate.
+
+    Args:
+        loop: the loop of the object.
+        life_of: the object's present life; begins one if there is none.
+        code: makes the event's coroutine for the life it is delivered to.
+
+    Raises:
+        ObjectResetError: the life ended before the answer could be given.
+        OverloadedError: too many events wait for the object.
+        ConcurrencyError: the event could never be delivered.
+    """
+    up = current_frame(loop)
+    if up is None:
+        return await _run(life_of, code, None)
+    caller = up
+    return await send(caller, lambda: _run(life_of, code, caller))
+
+
+async def _run(
+    life_of: Callable[[], Life], code: Callable[[Life], Coroutine[Any, Any, T]], up: Frame | None
+) -> T:
+    while True:
+        life = life_of()
+        if not life.root.open:
+            try:
+                await life.enter(up)
+            except NotDelivered:
+                continue
+        if life.broken is None:
+            return await life.run(Frame(life, life.root, up), code(life))

@@ -1,0 +1,199 @@
+"""Events: driving a coroutine step by step through its object's input gate."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import types
+from collections.abc import Coroutine, Generator
+from typing import TYPE_CHECKING, Any, TypeVar, cast, final
+
+from .input_gate import Scope, Waiter
+
+if TYPE_CHECKING:
+    from .critical import CriticalSection
+    from .life import Life
+
+__all__ = ["EVENT", "Frame", "drive"]
+
+T = TypeVar("T")
+
+# A killed coroutine that awaits again is killed again, this many times.
+KILLS_MAX = 10
+
+
+@final
+class Frame:
+    """One coroutine that the gates drive: an event, a critical section's body, background work.
+
+    Attributes:
+        life: the life of the object it belongs to.
+        up: the frame whose step made this one, across objects.
+        delegated: above zero while a frame further in is driven in its stead.
+        inner: the innermost section that its own code has opened around itself.
+        sections: critical sections that its step has created and not awaited.
+        waiting_for: the life at whose gate a call made by this frame is waiting.
+    """
+
+    __slots__ = (
+        "_cancelling",
+        "_scope",
+        "_task",
+        "delegated",
+        "inner",
+        "kill_scope",
+        "kills",
+        "life",
+        "sections",
+        "up",
+        "waiting_for",
+    )
+
+    def __init__(self, life: Life, scope: Scope, up: Frame | None) -> None:
+        self.life = life
+        self._scope = scope
+        self.up = up
+        self.delegated = 0
+        self.inner: Scope | None = None
+        self.sections: list[CriticalSection[Any]] | None = None
+        self.waiting_for: Life | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._cancelling = 0
+        self.kills = 0
+        self.kill_scope: Any = None
+
+    @property
+    def scope(self) -> Scope:
+        scope = self._scope
+        if scope.finished:
+            scope = self._scope = scope.live()
+        return scope
+
+    @scope.setter
+    def scope(self, scope: Scope) -> None:
+        self._scope = scope
+
+    @property
+    def place(self) -> Scope:
+        """The scope in which its own steps run: `scope`, or a section it has opened itself."""
+        inner = self.inner
+        if inner is None:
+            return self.scope
+        if inner.finished:
+            # A section ended: the code is back in the one around it, or in none of its own.
+            inner = inner.live()
+            self.inner = None if inner is self.scope else inner
+        return inner
+
+    def suspended(self) -> None:
+        """Note, at a suspension, which task must be cancelled to end this frame."""
+        if self._task is None and not self.life.loop.is_trio:
+            task = asyncio.current_task()
+            assert task is not None
+            self._task = task
+            self._cancelling = task.cancelling()
+
+    def kill(self) -> None:
+        """End the frame's coroutine where it waits; its object is dead."""
+        self.kills += 1
+        if self.kill_scope is not None:
+            self.kill_scope.cancel()
+        elif self._task is not None:
+            self._task.cancel("the object was reset")
+
+    def settle(self) -> bool:
+        """Take back our own cancellations; True when somebody else's is pending too."""
+        task = self._task
+        if task is None or not self.kills:
+            return False
+        for _ in range(self.kills):
+            if task.cancelling():
+                task.uncancel()
+        self.kills = 0
+        return task.cancelling() > self._cancelling
+
+
+EVENT: contextvars.ContextVar[Frame | None] = contextvars.ContextVar(
+    "durable_storage_event", default=None
+)
+"""The frame of the event that a task works for; child tasks inherit it."""
+
+
+@types.coroutine
+def drive(frame: Frame, coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+    """Run ``coroutine`` in the caller's task, each step only when its scope may run.
+
+    A step that really suspends ends: what it wrote is committed and others may run. Before the
+    next one the gate is asked again, so that a resumed wait never lands in somebody's critical
+    section.
+    """
+    life = frame.life
+    loop = life.loop
+    outside = EVENT.get()
+    EVENT.set(frame)
+    value: Any = None
+    error: BaseException | None = None
+    closing = False
+    try:
+        while True:
+            outer = loop.current
+            loop.current = frame
+            try:
+                if error is None:
+                    yielded = coroutine.send(value)
+                else:
+                    thrown, error = error, None
+                    try:
+                        yielded = coroutine.throw(thrown)
+                    finally:
+                        del thrown
+            except StopIteration as stop:
+                return cast("T", stop.value)
+            finally:
+                loop.current = outer
+                value = None
+            if life.broken is None:
+                life.end_step(frame)
+            inner = frame.delegated
+            if not inner:
+                frame.suspended()
+                life.waiting.add(frame)
+                if life.broken is not None and frame.kills < KILLS_MAX:
+                    frame.kill()
+            try:
+                value = yield yielded
+            except GeneratorExit:
+                closing = True
+                coroutine.close()
+                raise
+            except BaseException as exc:
+                error = exc
+            finally:
+                life.waiting.discard(frame)
+            if inner:
+                continue
+            if life.broken is None and not frame.place.open:
+                held = yield from _gate(frame)
+                if held is not None and error is None and life.broken is None:
+                    error = held
+                del held
+            if life.broken is not None and error is None:
+                if loop.is_trio:
+                    # Some of trio's waits expect no exception but their own: the cancelled
+                    # scope ends the coroutine at its next checkpoint.
+                    frame.kill()
+                else:
+                    error = asyncio.CancelledError("the object was reset")
+    finally:
+        if not closing:
+            # Not reset(token): a coroutine closed by the collector ends in another context.
+            EVENT.set(outside)
+        del error
+
+
+@types.coroutine
+def _gate(frame: Frame) -> Generator[Any, Any, BaseException | None]:
+    loop = frame.life.loop
+    waiter = Waiter(loop, frame.place)
+    waiter.scope.waiters.append(waiter)
+    return (yield from waiter.wait_shielded(loop).__await__())

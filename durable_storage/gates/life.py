@@ -1,0 +1,531 @@
+"""One life of an object: from the moment its code may run to the moment it is reset or closed."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar, final
+
+from ..errors import ConcurrencyError, ObjectDead, ObjectResetError, OverloadedError
+from .deadlines import Deadlines
+from .event import EVENT, Frame, drive
+from .input_gate import Scope, Waiter
+from .loop import Loop
+from .output_gate import OutputGate
+from .ready import Later
+
+__all__ = ["Backing", "Life", "NotDelivered"]
+
+T = TypeVar("T")
+
+
+class Backing(Protocol):
+    """What the gates need of the storage behind an object."""
+
+    def commit(self) -> bool | None:
+        """Commit what the turn wrote: None if nothing, else whether answers must wait for it.
+
+        Raises:
+            ObjectResetError: the commit failed, and with it the object.
+        """
+
+    def discard(self) -> None:
+        """Drop everything that is not committed; the life has ended."""
+
+    def hold(self, held: bool) -> None:
+        """A critical section opened (True) or the last one closed: every access must ask `Life`."""
+
+
+class NotDelivered(Exception):  # noqa: N818 - a message between layers
+    """The life ended, through nobody's failure, before the event ran: deliver it to the next one."""
+
+
+@final
+class Life:
+    """One life. See the package's model.
+
+    Args:
+        loop: the event loop it runs on.
+        name: how messages name the object.
+        backing: its storage.
+        deadlines: limits the time of critical sections.
+        nesting_max: how deep critical sections may nest.
+
+    Attributes:
+        broken: why this life has ended, or None while it runs.
+        pending: writes were made that no commit holds yet.
+        events: events that are under way or wait at the gate.
+        background: background tasks that keep the object alive.
+    """
+
+    __slots__ = (
+        "_monotonic",
+        "_queue_max",
+        "_queue_seconds",
+        "_scheduled",
+        "background",
+        "backing",
+        "broken",
+        "calling",
+        "deadlines",
+        "events",
+        "explicit",
+        "folding",
+        "gate",
+        "idle",
+        "loop",
+        "name",
+        "nesting_max",
+        "on_broken",
+        "pending",
+        "root",
+        "storage_failed",
+        "waiting",
+    )
+
+    def __init__(
+        self,
+        loop: Loop,
+        name: str,
+        backing: Backing,
+        deadlines: Deadlines,
+        *,
+        confirm: Callable[[], None],
+        immediate: bool,
+        nesting_max: int,
+        queue: tuple[int, float, Callable[[], float]],
+        on_broken: Callable[[Life], None],
+        on_confirmed: Callable[[], None] | None = None,
+    ) -> None:
+        self.loop = loop
+        self.name = name
+        self.backing = backing
+        self.deadlines = deadlines
+        self.nesting_max = nesting_max
+        self._queue_max, self._queue_seconds, self._monotonic = queue
+        self.on_broken = on_broken
+        self.root = Scope()
+        self.broken: BaseException | None = None
+        self.storage_failed = False
+        self.pending = False
+        self._scheduled = False
+        # Depth of explicit transactions: while one is open, turns do not commit.
+        self.explicit = 0
+        self.events = 0
+        self.background = 0
+        self.waiting: set[Frame] = set()
+        self.calling: set[Frame] = set()
+        self.folding: threading.Event | None = None
+        self.idle: Callable[[], None] | None = None
+        self.gate = OutputGate(
+            loop, confirm, self._confirm_failed, immediate=immediate, on_confirmed=on_confirmed
+        )
+
+    # -- who may use storage now ----------------------------------------------------------
+
+    def admit(self, operation: str) -> bool:
+        """Check that the caller may touch storage now; True when a driven step does.
+
+        Raises:
+            ConcurrencyError: another thread, or a child task while a critical section of
+                another event is open.
+            ObjectDead: the caller belongs to a life that has ended.
+            ObjectResetError: this life has ended, and the caller is no event's code.
+        """
+        blocked = self.admission(operation)
+        if blocked is None:
+            return True
+        if not blocked.open:
+            folding = self.folding
+            if folding is None:
+                raise ConcurrencyError(
+                    f"{operation} was called by a child task of {self.name} while a critical section or "
+                    "transaction of another event is open; use the awaitable storage API, or start the "
+                    "task with ctx.wait_until()"
+                )
+            # The library itself holds the gate, for milliseconds, to fold the log.
+            folding.wait()
+        return False
+
+    def admission(self, operation: str) -> Scope | None:
+        """None when a driven step of this life is running; else the scope that must be open."""
+        loop = self.loop
+        if threading.get_ident() != loop.thread_id:
+            raise ConcurrencyError(
+                f"{operation} was called from another thread; an object's storage belongs to the "
+                "thread of its event loop. Return to it first, for example with anyio.from_thread.run()"
+            )
+        frame = loop.current
+        if frame is not None and frame.life is self:
+            if self.broken is not None:
+                raise ObjectDead(str(self.broken))
+            return None
+        frame = EVENT.get()
+        if self.broken is not None:
+            if frame is not None and frame.life is self:
+                raise ObjectDead(str(self.broken))
+            raise self.reset_error()
+        if frame is not None and frame.life is self:
+            return frame.scope
+        return self.root
+
+    def later(self, scope: Scope, function: Callable[[bool], T]) -> Later[T]:
+        """Queue ``function(False)`` until a step of ``scope`` may run, and give its later result."""
+        later: Later[T] = Later(self.loop)
+        waiter = Waiter(self.loop, scope, operation=lambda: None)
+
+        def run() -> None:
+            if waiter.error is not None:
+                later.finish(None, waiter.error)
+                return
+            try:
+                later.finish(function(False), None)
+            except BaseException as exc:
+                later.finish(None, exc)
+
+        waiter.operation = run
+        scope.waiters.append(waiter)
+        return later
+
+    # -- turns ----------------------------------------------------------------------------
+
+    def wrote(self, driven: bool) -> None:
+        """Note that something was written which the end of the turn must commit."""
+        self.pending = True
+        if not driven:
+            self.schedule()
+
+    def schedule(self) -> None:
+        """Commit when everything that is ready to run on the loop now has run."""
+        if not self._scheduled:
+            self._scheduled = True
+            self.loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        if self.pending and self.broken is None and not self.explicit:
+            self.commit()
+
+    def commit(self) -> None:
+        """Commit what is pending now; the life breaks if that fails."""
+        self.pending = False
+        try:
+            withhold = self.backing.commit()
+        except Exception as exc:
+            self.storage_failed = True
+            self.break_(exc)
+            return
+        if withhold is not None:
+            self.gate.commit(withhold=withhold)
+
+    def end_step(self, frame: Frame) -> None:
+        """What every step ends with: commit, start what was left to start, let others run."""
+        if self.pending and not self.explicit:
+            self.commit()
+        if frame.sections is not None:
+            sections, frame.sections = frame.sections, None
+            if self.broken is None:
+                for section in sections:
+                    section.start_in_background()
+        scope = frame.place
+        if scope.waiters or scope.critical_waiters:
+            scope.wake_next()
+
+    def _end_event(self, frame: Frame) -> None:
+        # As end_step, but the commit waits for the others of this turn: they share it.
+        if self.pending and not self.explicit:
+            if self.gate.immediate:
+                self.commit()
+            else:
+                self.schedule()
+        if frame.sections is not None:
+            self.end_step(frame)
+        else:
+            scope = frame.scope
+            if scope.waiters or scope.critical_waiters:
+                scope.wake_next()
+
+    # -- events ---------------------------------------------------------------------------
+
+    async def enter(self, up: Frame | None) -> None:
+        """Wait for the input gate on behalf of an event that has not run any code yet.
+
+        Raises:
+            NotDelivered: the life ended meanwhile; try the next one.
+            ObjectResetError: the life ended through a failure that takes the queue along.
+            ConcurrencyError: the wait could never end.
+        OverloadedError: too many events wait, or one has waited too long.
+        """
+        if up is not None:
+            self._refuse_deadlock(up)
+        self._refuse_overload()
+        waiter = Waiter(self.loop, self.root, started=False)
+        waiter.since = self._monotonic()
+        self.root.waiters.append(waiter)
+        frames: list[Frame] = []
+        while up is not None:
+            up.waiting_for = self
+            frames.append(up)
+            up = up.up
+        try:
+            await waiter.wait(self.loop)
+        finally:
+            for frame in frames:
+                frame.waiting_for = None
+
+    def _refuse_overload(self) -> None:
+        waiters = self.root.waiters
+        if len(waiters) >= self._queue_max:
+            raise OverloadedError(
+                f"{self.name} is overloaded: {len(waiters)} events wait for it and "
+                f"{self._queue_max} may; the call was not delivered"
+            )
+        oldest = next((w for w in waiters if not w.gone and not w.started), None)
+        if oldest is not None:
+            age = self._monotonic() - oldest.since
+            if age > self._queue_seconds:
+                raise OverloadedError(
+                    f"{self.name} is overloaded: an event has waited {age:.0f} s for it and "
+                    f"{self._queue_seconds:.0f} s are allowed; the call was not delivered"
+                )
+
+    def _refuse_deadlock(self, up: Frame) -> None:
+        # Follow who waits for whom: from the critical section that holds us to the gate its
+        # holder waits at, and on. Meeting a life whose section we hold ourselves closes a ring.
+        held: set[Life] = set()
+        frame: Frame | None = up
+        while frame is not None:
+            if frame.place.parent is not None:
+                held.add(frame.life)
+            frame = frame.up
+        life: Life | None = self
+        seen: set[Life] = set()
+        while life is not None and life not in seen:
+            if life in held:
+                raise ConcurrencyError(
+                    f"a call from {up.life.name} to {self.name} can never be delivered: "
+                    f"{life.name} is inside a critical section that waits for this call; make the call "
+                    "outside block_concurrency_while() or transaction()"
+                )
+            seen.add(life)
+            child = life.root.child
+            while child is not None and child.child is not None:
+                child = child.child
+            life = None if child is None or child.holder is None else child.holder.waiting_for
+
+    async def run(self, frame: Frame, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Drive one event to its end and withhold its answer.
+
+        Raises:
+            ObjectResetError: the life ended before the answer could be given.
+        """
+        loop = self.loop
+        self.events += 1
+        loop.events += 1
+        try:
+            if loop.is_trio:
+                import trio
+
+                with trio.CancelScope() as frame.kill_scope:
+                    return await self._run(frame, coroutine)
+                raise self.reset_error()
+            return await self._run(frame, coroutine)
+        finally:
+            loop.events -= 1
+            self.events -= 1
+            if not self.events and self.idle is not None:
+                self.idle()
+
+    async def _run(self, frame: Frame, coroutine: Coroutine[Any, Any, T]) -> T:
+        gate = self.gate
+        try:
+            result = await drive(frame, coroutine)
+        except BaseException as exc:
+            if self.broken is None:
+                self._end_event(frame)
+            if self.broken is not None:
+                self._raise_reset(frame, exc)
+            if isinstance(exc, Exception) and (self.pending or gate.confirmed < gate.withheld):
+                await self._withhold()
+            raise
+        if self.broken is None:
+            self._end_event(frame)
+        if self.broken is not None:
+            frame.settle()
+            raise self.reset_error()
+        if self.pending or gate.confirmed < gate.withheld:
+            await self._withhold()
+        return result
+
+    def _raise_reset(self, frame: Frame, exc: BaseException) -> None:
+        # Whose cancellation is it? Ours becomes the reset; a caller's stays what it is.
+        foreign = frame.settle()
+        if isinstance(exc, (GeneratorExit, KeyboardInterrupt, SystemExit)):
+            raise exc
+        if not isinstance(exc, (Exception, ObjectDead)):
+            if self.loop.is_trio or foreign or self.broken is exc:
+                raise exc
+        raise self.reset_error() from None
+
+    async def _withhold(self) -> None:
+        gate = self.gate
+        number = gate.committed + 1 if self.pending else gate.withheld
+        try:
+            await gate.wait(number)
+        except (OSError, ObjectResetError, ObjectDead):
+            raise self.reset_error() from None
+
+    async def wait_confirmed(self) -> None:
+        """Return once every write made so far is confirmed.
+
+        Raises:
+            ObjectDead: the life ended.
+        """
+        if self.pending and not self.explicit:
+            self.commit()
+        if self.broken is not None:
+            raise ObjectDead(str(self.broken))
+        if self.gate.confirmed < self.gate.committed:
+            try:
+                await self.gate.wait(self.gate.committed)
+            except (OSError, ObjectResetError):
+                raise ObjectDead(str(self.broken)) from None
+
+    async def outgoing(self, frame: Frame) -> None:
+        """Withhold a message of ``frame``'s event until what it could have seen is confirmed."""
+        if self.broken is not None:
+            raise ObjectDead(str(self.broken))
+        if self.pending and not self.explicit:
+            self.commit()
+            if self.broken is not None:
+                raise ObjectDead(str(self.broken))
+        gate = self.gate
+        if gate.confirmed < gate.withheld:
+            try:
+                await gate.wait(gate.withheld)
+            except (OSError, ObjectResetError):
+                raise ObjectDead(str(self.broken)) from None
+
+    # -- background work ------------------------------------------------------------------
+
+    def here(self) -> Scope:
+        """The scope that code running now in this life works in."""
+        frame = self.loop.current
+        if frame is not None and frame.life is self:
+            return frame.place
+        frame = EVENT.get()
+        return frame.scope if frame is not None and frame.life is self else self.root
+
+    def place(self) -> Waiter:
+        """Take a place in the queue for a branch that is about to start."""
+        waiter = Waiter(self.loop, self.here())
+        waiter.scope.waiters.append(waiter)
+        return waiter
+
+    async def branch(self, place: Waiter, coroutine: Coroutine[Any, Any, T], up: Frame | None) -> T:
+        """Drive a child of an event: every step of it is gated, the first one at ``place``."""
+        frame = Frame(self, place.scope, up)
+        try:
+            await place.wait(self.loop)
+        except BaseException:
+            coroutine.close()
+            raise
+        frame.scope = place.scope
+        try:
+            if self.loop.is_trio:
+                import trio
+
+                with trio.CancelScope() as frame.kill_scope:
+                    result = await drive(frame, coroutine)
+                if frame.kill_scope.cancelled_caught:
+                    raise ObjectDead(str(self.broken))
+            else:
+                result = await drive(frame, coroutine)
+        except BaseException as exc:
+            if self.broken is None:
+                self.end_step(frame)
+            elif (
+                not frame.settle()
+                and not isinstance(exc, (Exception, ObjectDead))
+                and not self.loop.is_trio
+            ):
+                raise ObjectDead(str(self.broken)) from None
+            raise
+        if self.broken is None:
+            self.end_step(frame)
+        if self.broken is not None:
+            frame.settle()
+            raise ObjectDead(str(self.broken))
+        return result
+
+    def keep(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        """Run ``coroutine`` in the background of this life; its failure is its own affair."""
+        place = self.place()
+        self.background += 1
+
+        async def run() -> None:
+            try:
+                with contextlib.suppress(Exception, ObjectDead):
+                    await self.branch(place, coroutine, None)
+            finally:
+                self.background -= 1
+                if not self.events and self.idle is not None:
+                    self.idle()
+
+        self.loop.spawn(run)
+        if self.loop.current is None:
+            place.scope.wake_next()
+
+    # -- the end --------------------------------------------------------------------------
+
+    def _confirm_failed(self, error: BaseException) -> None:
+        reset = ObjectResetError(
+            f"{self.name} was reset: its storage could not be made durable ({error}); what it held "
+            "after the last confirmed write is unknown to the disk"
+        )
+        reset.__cause__ = error
+        self.storage_failed = True
+        self.break_(reset)
+
+    def break_(self, error: BaseException, *, calls: bool = False) -> None:
+        """End this life: drop what is not committed, refuse who waits, kill what runs.
+
+        Args:
+            error: the reason; a cancellation re-delivers the events that had not started.
+            calls: also end code that waits for another object's answer.
+        """
+        if self.broken is not None:
+            return
+        self.broken = error
+        self.pending = False
+        self.explicit = 0
+        self.backing.discard()
+        cancelled = not isinstance(error, (Exception, ObjectDead))
+
+        def refusal(waiter: Waiter) -> BaseException:
+            if waiter.started:
+                return ObjectDead(str(error))
+            return NotDelivered() if cancelled else self.reset_error()
+
+        self.gate.drop(self.reset_error())
+        self.root.fail_all(refusal)
+        self.on_broken(self)
+        current = self.loop.current
+        doomed = [*self.waiting, *self.calling] if calls else [*self.waiting]
+        for frame in doomed:
+            if frame is not current:
+                frame.kill()
+
+    def reset_error(self) -> ObjectResetError:
+        """What callers see of this life's end."""
+        broken = self.broken
+        error = ObjectResetError(
+            str(broken) or type(broken).__name__, retryable=getattr(broken, "retryable", False)
+        )
+        error.__cause__ = (
+            broken.__cause__
+            if isinstance(broken, ObjectResetError) and broken.__cause__
+            else broken
+        )
+        return error

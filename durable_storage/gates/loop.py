@@ -1,0 +1,220 @@
+"""The running event loop, asyncio's or trio's, as the gates need it.
+
+anyio's own primitives cost several microseconds a use; the few operations on an event's way are
+therefore taken from the loop directly. Everything else in the library uses anyio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import os
+import queue
+import threading
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
+
+if TYPE_CHECKING:
+    from .event import Frame
+
+__all__ = ["Loop", "Signal"]
+
+WORKER_THREADS = 4
+
+_Job: TypeAlias = "tuple[Loop, Callable[[], object], Callable[[BaseException | None], None]]"
+
+
+class Signal(Protocol):
+    """A one-shot event that any number of tasks may wait for."""
+
+    def set(self) -> Any: ...
+    def is_set(self) -> bool: ...
+    async def wait(self) -> Any: ...
+
+
+class _Backend(Protocol):
+    is_trio: bool
+
+    def signal(self) -> Signal: ...
+    @property
+    def call_soon(self) -> Callable[[Callable[[], object]], object]: ...
+    def call_soon_threadsafe(self, callback: Callable[[], object]) -> None: ...
+    def spawn(self, function: Callable[[], Coroutine[Any, Any, object]]) -> None: ...
+    def same(self) -> bool: ...
+
+
+@final
+class _Asyncio:
+    is_trio = False
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[object]] = set()
+        self.call_soon: Callable[[Callable[[], object]], object] = self._loop.call_soon
+
+    def signal(self) -> Signal:
+        return asyncio.Event()
+
+    def call_soon_threadsafe(self, callback: Callable[[], object]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback)
+        except RuntimeError:
+            if not self._loop.is_closed():
+                raise
+
+    def spawn(self, function: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        task = self._loop.create_task(function(), context=contextvars.Context())
+        # The loop itself keeps only weak references to tasks.
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[object]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+    def same(self) -> bool:
+        try:
+            return asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            return False
+
+
+@final
+class _Trio:
+    is_trio = True
+
+    def __init__(self) -> None:
+        import trio
+
+        self._trio = trio
+        self._token = trio.lowlevel.current_trio_token()
+
+    def signal(self) -> Signal:
+        return self._trio.Event()
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        self._token.run_sync_soon(callback)
+
+    def call_soon_threadsafe(self, callback: Callable[[], object]) -> None:
+        try:
+            self._token.run_sync_soon(callback)
+        except self._trio.RunFinishedError:
+            pass
+
+    def spawn(self, function: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        async def main() -> None:
+            try:
+                await function()
+            except (self._trio.Cancelled, KeyboardInterrupt):
+                raise
+            except BaseException:
+                # Whoever spawns reports failures itself; an escaping one would end trio.
+                pass
+
+        self._trio.lowlevel.spawn_system_task(main, context=contextvars.Context())
+
+    def same(self) -> bool:
+        try:
+            return self._trio.lowlevel.current_trio_token() is self._token
+        except RuntimeError:
+            return False
+
+
+@final
+class Loop:
+    """One running event loop and the step that now runs on it.
+
+    Attributes:
+        current: the frame whose step is running, or None between steps.
+        thread_id: the only thread from which objects of this loop may be used.
+        events: how many events are under way on this loop.
+    """
+
+    __slots__ = (
+        "_backend",
+        "call_soon",
+        "call_soon_threadsafe",
+        "current",
+        "events",
+        "is_trio",
+        "signal",
+        "spawn",
+        "thread_id",
+    )
+
+    def __init__(self) -> None:
+        backend = _running_backend()
+        self._backend = backend
+        self.is_trio = backend.is_trio
+        self.current: Frame | None = None
+        self.thread_id = threading.get_ident()
+        self.events = 0
+        self.signal = backend.signal
+        self.call_soon = backend.call_soon
+        self.call_soon_threadsafe = backend.call_soon_threadsafe
+        self.spawn = backend.spawn
+
+    @staticmethod
+    def running() -> Loop:
+        """The `Loop` of the event loop that runs in this thread."""
+        loop = getattr(_LOCAL, "loop", None)
+        if loop is None or not loop._backend.same():
+            loop = _LOCAL.loop = Loop()
+        return loop
+
+    def run_in_thread(
+        self, job: Callable[[], object], done: Callable[[BaseException | None], None]
+    ) -> None:
+        """Run ``job`` in a worker thread, then ``done(error)`` on the loop."""
+        _WORKERS.submit(self, job, done)
+
+
+def _running_backend() -> _Backend:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return _Trio()
+    return _Asyncio()
+
+
+@final
+class _Workers:
+    """A few threads for all loops of the process, started when first needed."""
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._threads = 0
+
+    def submit(
+        self, loop: Loop, job: Callable[[], object], done: Callable[[BaseException | None], None]
+    ) -> None:
+        if self._threads < WORKER_THREADS:
+            self._threads += 1
+            threading.Thread(target=self._work, name="durable_storage", daemon=True).start()
+        self._jobs.put((loop, job, done))
+
+    def _work(self) -> None:
+        while True:
+            loop, job, done = self._jobs.get()
+            error: BaseException | None = None
+            try:
+                job()
+            except BaseException as exc:
+                error = exc
+            loop.call_soon_threadsafe(functools.partial(done, error))
+            # The thread sleeps in get() holding what these names hold.
+            del loop, job, done, error
+
+
+def _restart_workers() -> None:
+    global _WORKERS
+    _WORKERS = _Workers()
+
+
+_LOCAL = threading.local()
+_WORKERS = _Workers()
+if hasattr(os, "register_at_fork"):
+    # Threads do not survive a fork; their queue must not seem served.
+    os.register_at_fork(after_in_child=_restart_workers)

@@ -1,0 +1,157 @@
+"""The output gate: answers leave once the disk holds what they could have seen.
+
+Commits are numbered. ``committed`` is the newest; ``confirmed`` the newest that the disk is known
+to hold; ``withheld`` the newest that an answer must wait for (one whose writes were all
+``allow_unconfirmed`` raises the first and not the last). One confirmation serves every commit made
+before it began.
+
+A failed confirmation is final: the gate stays broken and is never retried.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import final
+
+from .loop import Loop, Signal
+
+__all__ = ["OutputGate"]
+
+# A confirmation on the loop's own thread holds everybody up for as long as the disk takes.
+INLINE_MAX_SECONDS = 0.001
+
+
+@final
+class OutputGate:
+    """The output gate of one open file.
+
+    Args:
+        loop: the loop on which it is used.
+        confirm: makes every commit made so far durable; blocks; may run in a worker thread.
+        on_failure: called once, on the loop, when ``confirm`` failed.
+        immediate: commits count as confirmed at once (``durability="os"``).
+        on_confirmed: called on the loop after each successful confirmation.
+    """
+
+    __slots__ = (
+        "_confirm",
+        "_loop",
+        "_next",
+        "_on_confirmed",
+        "_on_failure",
+        "_running",
+        "_seconds",
+        "_signal",
+        "_target",
+        "committed",
+        "confirmed",
+        "dropped",
+        "failure",
+        "immediate",
+        "withheld",
+    )
+
+    def __init__(
+        self,
+        loop: Loop,
+        confirm: Callable[[], None],
+        on_failure: Callable[[BaseException], None],
+        *,
+        immediate: bool,
+        on_confirmed: Callable[[], None] | None = None,
+    ) -> None:
+        self._on_confirmed = on_confirmed
+        self._loop = loop
+        self._confirm = confirm
+        self._on_failure = on_failure
+        self.immediate = immediate
+        self.committed = 0
+        self.confirmed = 0
+        self.withheld = 0
+        self.failure: BaseException | None = None
+        self.dropped: BaseException | None = None
+        self._running = False
+        self._target = 0
+        self._signal: Signal | None = None
+        self._next: Signal | None = None
+        self._seconds = 0.0
+
+    def commit(self, *, withhold: bool = True) -> None:
+        """Note one more commit, and see to its confirmation."""
+        self.committed += 1
+        if withhold:
+            self.withheld = self.committed
+        if self.immediate:
+            self.confirmed = self.committed
+        elif not self._running:
+            self._start()
+
+    def _start(self) -> None:
+        self._target = self.committed
+        self._running = True
+        self._signal, self._next = self._next, None
+        if self._loop.events <= 1 and self._seconds < INLINE_MAX_SECONDS:
+            # Nobody else would be held up, and a thread costs as much as a fast disk.
+            error: BaseException | None = None
+            started = time.perf_counter()
+            try:
+                self._confirm()
+            except Exception as exc:
+                error = exc
+            self._seconds = (self._seconds * 3 + time.perf_counter() - started) / 4
+            self._finish(error)
+        else:
+            self._loop.run_in_thread(self._confirm_timed, self._finish)
+
+    def _confirm_timed(self) -> None:
+        started = time.perf_counter()
+        self._confirm()
+        self._seconds = (self._seconds * 3 + time.perf_counter() - started) / 4
+
+    def _finish(self, error: BaseException | None) -> None:
+        self._running = False
+        signal, self._signal = self._signal, None
+        if error is None:
+            self.confirmed = self._target
+            if self._on_confirmed is not None:
+                self._on_confirmed()
+            if self.confirmed < self.committed:
+                self._start()
+        elif self.failure is None:
+            self.failure = error
+            self.drop(error)
+            self._on_failure(error)
+        if signal is not None:
+            signal.set()
+
+    def drop(self, error: BaseException) -> None:
+        """Refuse what was not committed: only commits made so far may still be waited for."""
+        if self.failure is None and self.dropped is None:
+            self.dropped = error
+        signal, self._next = self._next, None
+        if signal is not None:
+            signal.set()
+
+    async def wait(self, number: int) -> None:
+        """Return once commit ``number`` is confirmed.
+
+        Cancelling the wait undoes nothing: the commit stands.
+
+        Raises:
+            BaseException: what the confirmation failed with.
+        """
+        while self.confirmed < number:
+            if self.failure is not None:
+                raise self.failure
+            if self.dropped is not None and number > self.committed:
+                raise self.dropped
+            if self._running and self._target >= number:
+                if self._signal is None:
+                    self._signal = self._loop.signal()
+                signal = self._signal
+            else:
+                if self._next is None:
+                    self._next = self._loop.signal()
+                signal = self._next
+            await signal.wait()

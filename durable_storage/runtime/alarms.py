@@ -1,0 +1,256 @@
+"""Running alarms when they are due: one sleeping task, a heap, and an index on disk.
+
+The truth about an alarm is in its object's own storage. The heap and the registry's index only say
+when to look, and are never later than the truth: `ObjectAlarms.earlier` reaches the operating system
+before the object's commit does and stable storage before the object's confirmation does;
+`ObjectAlarms.changed` follows the commit and may be lost. An entry that is too early costs one look.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, NamedTuple, final
+
+import anyio
+
+from ..clock import Clock, busy
+from ..gates.loop import Loop, Signal
+from .registry import NamespaceNumber, Registry
+
+__all__ = ["RETRIES_MAX", "AlarmScheduler", "ObjectAlarms", "retry_delay_ms"]
+
+RETRIES_MAX: Final = 6
+RUNNING_MAX: Final = 64
+# The wall clock may be set, and the machine may sleep: look at it at least so often.
+LOOK_EVERY_SECONDS: Final = 30.0
+# An alarm that could not be run for a reason that is not its own.
+TRY_AGAIN_MS: Final = 2_000
+
+
+def retry_delay_ms(retry: int) -> int:
+    """How long to wait before the counted retry ``retry`` (1 to 6): 2, 4 … 64 s and up to 25 % more."""
+    return int(1000 * 2**retry * (1 + random.random() / 4))
+
+
+class Key(NamedTuple):
+    namespace: NamespaceNumber
+    id: str
+
+
+@final
+@dataclass(slots=True)
+class _Entry:
+    due_ms: int
+    running: bool = False
+
+
+@final
+class AlarmScheduler:
+    """Runs the alarms of every object of a runtime.
+
+    Args:
+        run: runs the alarm of one object if it is due; returns when it should be looked at again,
+            in milliseconds since the epoch, or None when the object's own storage has told already.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        clock: Clock,
+        registry: Registry,
+        run: Callable[[NamespaceNumber, str], Awaitable[int | None]],
+    ) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._registry = registry
+        self._run = run
+        self._entries: dict[Key, _Entry] = {}
+        self._heap: list[tuple[int, Key]] = []
+        # Namespaces whose class the application has given: only their objects can be loaded.
+        self._known: set[NamespaceNumber] = set()
+        self._waiting: dict[NamespaceNumber, list[Key]] = {}
+        self._running = 0
+        self._sleeping: anyio.CancelScope | None = None
+        self._wake = False
+        self._ended: Signal | None = None
+        self._closing = False
+
+    # -- the index ------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Fill the heap from the registry's index."""
+        for record in self._registry.alarms_all():
+            self._put(Key(record.namespace, record.id), record.due_ms)
+
+    def add_namespace(self, namespace: NamespaceNumber) -> None:
+        """The class of a namespace is known from now on: its alarms can run."""
+        if namespace not in self._known:
+            self._known.add(namespace)
+            for key in self._waiting.pop(namespace, ()):
+                entry = self._entries.get(key)
+                if entry is not None:
+                    heapq.heappush(self._heap, (entry.due_ms, key))
+            self.wake()
+
+    def due_ms(self, namespace: NamespaceNumber, object_id: str) -> int | None:
+        """When an object's alarm is next looked at."""
+        entry = self._entries.get(Key(namespace, object_id))
+        return None if entry is None else entry.due_ms
+
+    def _put(self, key: Key, due_ms: int) -> None:
+        entry = self._entries.get(key)
+        if entry is None:
+            self._entries[key] = _Entry(due_ms)
+        else:
+            entry.due_ms = due_ms
+            if entry.running:
+                return
+        if key.namespace in self._known:
+            heapq.heappush(self._heap, (due_ms, key))
+            if self._heap[0][1] == key:
+                self.wake()
+            if len(self._heap) > 64 and len(self._heap) > 4 * len(self._entries):
+                self._heap = [
+                    (entry.due_ms, key)
+                    for key, entry in self._entries.items()
+                    if not entry.running and key.namespace in self._known
+                ]
+                heapq.heapify(self._heap)
+        else:
+            self._waiting.setdefault(key.namespace, []).append(key)
+
+    def set(self, namespace: NamespaceNumber, object_id: str, due_ms: int, *, flush: bool) -> None:
+        """Look at the object at ``due_ms``; with ``flush``, a crash of the process keeps that."""
+        self._registry.alarm_set(namespace, object_id, due_ms)
+        if flush:
+            self._registry.flush()
+        self._put(Key(namespace, object_id), due_ms)
+
+    def clear(self, namespace: NamespaceNumber, object_id: str) -> None:
+        self._registry.alarm_clear(namespace, object_id)
+        key = Key(namespace, object_id)
+        entry = self._entries.get(key)
+        if entry is not None and not entry.running:
+            del self._entries[key]
+        elif entry is not None:
+            entry.due_ms = -1
+
+    # -- the task -------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the one task that sleeps."""
+        self._ended = self._loop.signal()
+        self._loop.spawn(self._serve)
+
+    def wake(self) -> None:
+        """Look at the heap again now."""
+        self._wake = True
+        if self._sleeping is not None:
+            self._sleeping.cancel()
+
+    async def _serve(self) -> None:
+        assert self._ended is not None
+        try:
+            while not self._closing:
+                with busy(self._clock):
+                    self._wake = False
+                    for started in self._start_due():
+                        await started.wait()
+                if self._closing or self._wake:
+                    continue
+                seconds = LOOK_EVERY_SECONDS
+                if self._heap and self._running < RUNNING_MAX:
+                    seconds = min(seconds, (self._heap[0][0] - self._clock.time_ms()) / 1000)
+                with anyio.CancelScope() as self._sleeping:
+                    await self._clock.sleep_until(self._clock.monotonic() + max(seconds, 0))
+                self._sleeping = None
+        finally:
+            self._ended.set()
+
+    def _start_due(self) -> list[Signal]:
+        started: list[Signal] = []
+        now = self._clock.time_ms()
+        while self._heap and self._running < RUNNING_MAX:
+            due, key = self._heap[0]
+            if due > now:
+                break
+            heapq.heappop(self._heap)
+            entry = self._entries.get(key)
+            if entry is None or entry.running or entry.due_ms != due:
+                continue
+            entry.running = True
+            self._running += 1
+            started.append(self._spawn(key, entry))
+        return started
+
+    def _spawn(self, key: Key, entry: _Entry) -> Signal:
+        started = self._loop.signal()
+
+        async def run() -> None:
+            with busy(self._clock):
+                started.set()
+                entry.due_ms = -1
+                again: int | None = self._clock.time_ms() + TRY_AGAIN_MS
+                try:
+                    again = await self._run(key.namespace, key.id)
+                except Exception:
+                    pass
+                finally:
+                    self._finish(key, entry, again)
+
+        self._loop.spawn(run)
+        return started
+
+    def _finish(self, key: Key, entry: _Entry, again: int | None) -> None:
+        self._running -= 1
+        entry.running = False
+        # What the object's storage told meanwhile is newer than the answer.
+        due = entry.due_ms if entry.due_ms >= 0 else again
+        if due is None:
+            self._entries.pop(key, None)
+            self._registry.alarm_clear(key.namespace, key.id)
+        else:
+            self._put(key, due)
+        self.wake()
+
+    async def close(self) -> None:
+        """Start no more alarms and return when none is running."""
+        self._closing = True
+        self.wake()
+        if self._ended is not None:
+            await self._ended.wait()
+
+    @property
+    def running(self) -> int:
+        """How many alarms are running now."""
+        return self._running
+
+
+@final
+class ObjectAlarms:
+    """The `AlarmIndex` of one object."""
+
+    __slots__ = ("_id", "_namespace", "_scheduler")
+
+    def __init__(
+        self, scheduler: AlarmScheduler, namespace: NamespaceNumber, object_id: str
+    ) -> None:
+        self._scheduler = scheduler
+        self._namespace = namespace
+        self._id = object_id
+
+    def earlier(self, due_ms: int) -> None:
+        """See `AlarmIndex.earlier`."""
+        known = self._scheduler.due_ms(self._namespace, self._id)
+        if known is None or known < 0 or due_ms < known:
+            self._scheduler.set(self._namespace, self._id, due_ms, flush=True)
+
+    def changed(self, due_ms: int | None) -> None:
+        """See `AlarmIndex.changed`."""
+        if due_ms is None:
+            self._scheduler.clear(self._namespace, self._id)
+        elif due_ms != self._scheduler.due_ms(self._namespace, self._id):
+            self._scheduler.set(self._namespace, self._id, due_ms, flush=False)

@@ -1,0 +1,187 @@
+"""Namespaces, and the stubs through which their objects are called."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final
+
+from ..errors import ArgumentTypeError
+from ..ids import (
+    DurableObjectId,
+    Jurisdiction,
+    LocationHint,
+    check_jurisdiction,
+    check_location_hint,
+    id_from_name,
+    id_from_string,
+    new_unique_id,
+)
+from ..object import DurableObject
+from .registry import NamespaceRecord
+
+if TYPE_CHECKING:
+    from .resident import Resident
+    from .runtime import Runtime
+
+__all__ = ["DurableObjectNamespace", "Stub"]
+
+O = TypeVar("O", bound=DurableObject)  # noqa: E741 - the object's class
+
+
+@final
+class DurableObjectNamespace(Generic[O]):
+    """The objects of one class. ``Runtime.namespace()`` makes it.
+
+    Attributes:
+        name: what the runtime calls it.
+        cls: the class of its objects.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        cls: type[O],
+        record: NamespaceRecord,
+        residents: dict[str, Resident],
+        jurisdiction: Jurisdiction | None = None,
+    ) -> None:
+        self._runtime = runtime
+        self.cls = cls
+        self._record = record
+        self._residents = residents
+        self._jurisdiction: Jurisdiction | None = jurisdiction
+
+    @property
+    def name(self) -> str:
+        """What the runtime calls it."""
+        return self._record.name
+
+    def __repr__(self) -> str:
+        return f"<DurableObjectNamespace {self.name} of {self.cls.__name__}>"
+
+    def id_from_name(self, name: str) -> DurableObjectId:
+        """The id of the object called ``name``; always the same."""
+        return id_from_name(self._record.unique_key, name, self._jurisdiction)
+
+    def id_from_string(self, digits: str) -> DurableObjectId:
+        """The id that ``str(id)`` wrote.
+
+        Raises:
+            ArgumentValueError: not 64 hex digits, or the id of another namespace.
+        """
+        return id_from_string(self._record.unique_key, digits, self._jurisdiction)
+
+    def new_unique_id(self, *, jurisdiction: Jurisdiction | None = None) -> DurableObjectId:
+        """The id of an object that does not exist yet."""
+        return new_unique_id(self._record.unique_key, jurisdiction or self._jurisdiction)
+
+    def get(self, id: DurableObjectId, *, location_hint: LocationHint | None = None) -> O:
+        """The stub of an object: its public methods become coroutine functions.
+
+        Args:
+            id: an id of this namespace.
+            location_hint: recorded when the object is first made; it moves nothing here.
+        """
+        if not isinstance(id, DurableObjectId):
+            raise ArgumentTypeError(
+                f"get() takes a DurableObjectId, got {type(id).__name__}; use get_by_name() for names"
+            )
+        check_location_hint(location_hint)
+        id_from_string(self._record.unique_key, str(id), self._jurisdiction)
+        return cast("O", Stub(self, id, location_hint))
+
+    def get_by_name(self, name: str, *, location_hint: LocationHint | None = None) -> O:
+        """The stub of the object called ``name``."""
+        check_location_hint(location_hint)
+        return cast("O", Stub(self, self.id_from_name(name), location_hint))
+
+    def jurisdiction(self, name: Jurisdiction) -> DurableObjectNamespace[O]:
+        """The sub-namespace of a jurisdiction: ids of its own, distinct from all others.
+
+        Raises:
+            ArgumentValueError: there is no such jurisdiction.
+        """
+        if check_jurisdiction(name) is None:
+            raise ArgumentTypeError("jurisdiction() takes a str, got None")
+        return DurableObjectNamespace(self._runtime, self.cls, self._record, self._residents, name)
+
+    async def list_ids(self) -> AsyncIterator[DurableObjectId]:
+        """Every object that was ever used, in order of id."""
+        for record in self._runtime.registry.iterate_objects(self._record.number):
+            if self._jurisdiction is None or record.jurisdiction == self._jurisdiction:
+                yield DurableObjectId(
+                    record.id,
+                    name=record.name,
+                    jurisdiction=cast("Jurisdiction | None", record.jurisdiction),
+                )
+
+
+_OWN = frozenset({"ctx", "env"})
+
+
+@final
+class Stub:
+    """How an object is called from outside: every public method is a coroutine function."""
+
+    def __init__(
+        self,
+        namespace: DurableObjectNamespace[Any],
+        object_id: DurableObjectId,
+        location_hint: LocationHint | None,
+    ) -> None:
+        self.__dict__["_stub"] = (namespace, object_id, location_hint)
+
+    @property
+    def id(self) -> DurableObjectId:
+        """The object's id."""
+        return cast("DurableObjectId", self.__dict__["_stub"][1])
+
+    @property
+    def name(self) -> str | None:
+        """The name its id was made from."""
+        return self.id.name
+
+    def __repr__(self) -> str:
+        namespace, object_id, _ = self.__dict__["_stub"]
+        return f"<stub of {namespace.cls.__name__} {object_id.name or object_id!s}>"
+
+    def __setattr__(self, attribute: str, value: object) -> None:
+        raise AttributeError(
+            f"a stub has no settable attributes; set {attribute!r} inside a method of the object"
+        )
+
+    def __getattr__(self, method: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+        namespace: DurableObjectNamespace[Any]
+        namespace, object_id, hint = self.__dict__["_stub"]
+        cls = namespace.cls
+        if method.startswith("_") or method in _OWN:
+            raise AttributeError(
+                f"{cls.__name__}.{method} is not callable from outside: a stub has the object's public "
+                "methods, .id and .name"
+            )
+        if not callable(getattr(cls, method, None)):
+            raise AttributeError(f"{cls.__name__} has no method {method!r}")
+        call = _method(namespace, object_id, hint, method)
+        self.__dict__[method] = call
+        return call
+
+
+def _method(
+    namespace: DurableObjectNamespace[Any],
+    object_id: DurableObjectId,
+    hint: LocationHint | None,
+    method: str,
+) -> Callable[..., Coroutine[Any, Any, Any]]:
+    runtime = namespace._runtime  # pyright: ignore[reportPrivateUsage]
+    residents = namespace._residents  # pyright: ignore[reportPrivateUsage]
+    digits = str(object_id)
+
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        resident = residents.get(digits)
+        if resident is None or runtime.closing:
+            resident = await runtime.open_object(namespace, object_id, hint)
+        return await resident.deliver(lambda instance: getattr(instance, method)(*args, **kwargs))
+
+    call.__name__ = method
+    call.__qualname__ = f"{namespace.cls.__name__}.{method}"
+    return call

@@ -1,0 +1,274 @@
+"""One open object of a runtime: its host, its present instance, and the events delivered to it."""
+
+from __future__ import annotations
+
+import datetime
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, final
+
+from ..errors import ArgumentTypeError, ObjectResetError
+from ..gates.delivery import deliver
+from ..gates.life import Life
+from ..gates.loop import Loop
+from ..ids import DurableObjectId
+from ..object import DurableObject
+from ..state import Aborted, DurableObjectState, new_state
+from ..storage.alarm_slot import from_ms
+from ..storage.host import Host
+from ..storage.settings import Settings
+from .alarms import RETRIES_MAX, retry_delay_ms
+
+if TYPE_CHECKING:
+    from ..storage.session import Session
+
+__all__ = ["AlarmInvocationInfo", "Resident"]
+
+T = TypeVar("T")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class AlarmInvocationInfo:
+    """What an alarm handler is told.
+
+    Attributes:
+        retry_count: how many counted tries of this alarm failed before.
+        is_retry: whether this is such a try.
+        scheduled_time: when the alarm was due, in UTC.
+    """
+
+    retry_count: int
+    is_retry: bool
+    scheduled_time: datetime.datetime
+
+
+@final
+class Resident:
+    """An open object. See the module.
+
+    Attributes:
+        used: it was called since the last look for idle objects.
+        idle_since: monotonic seconds of the look that first found it unused.
+    """
+
+    __slots__ = (
+        "_alarm_handler",
+        "_booting",
+        "_cls",
+        "_env",
+        "_id",
+        "_loop",
+        "_settings",
+        "host",
+        "idle_since",
+        "instance",
+        "on_idle",
+        "used",
+    )
+
+    def __init__(
+        self,
+        cls: type[DurableObject],
+        object_id: DurableObjectId,
+        env: Any,
+        host: Host,
+        settings: Settings,
+        loop: Loop,
+        on_idle: Callable[[], None],
+    ) -> None:
+        self._cls = cls
+        self._id = object_id
+        self._env = env
+        self.host = host
+        self._settings = settings
+        self._loop = loop
+        self._alarm_handler = callable(getattr(cls, "alarm", None))
+        self._booting: DurableObjectState | None = None
+        self.instance: Any = None
+        self.on_idle = on_idle
+        self.used = True
+        self.idle_since = 0.0
+
+    def present(self) -> Life:
+        """The life that events are delivered to; begins one after a reset."""
+        life = self.host.life
+        if life is None:
+            self.instance = None
+            self._booting = new_state(
+                self._id,
+                self.host,
+                self._settings,
+                self._loop,
+                alarm_handler=self._alarm_handler,
+            )
+            life = self.host.life
+            assert life is not None
+            life.idle = self.on_idle
+        return life
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of it is under way."""
+        life = self.host.life
+        return life is None or (
+            not life.events
+            and not life.background
+            and life.root.open
+            and not life.root.waiters
+            and not life.root.critical_waiters
+            and life.folding is None
+        )
+
+    def code(self, life: Life, method: Callable[[Any], Any]) -> Coroutine[Any, Any, Any]:
+        """The coroutine of an event that calls ``method(instance)``."""
+        instance = self.instance
+        if instance is None:
+            return self._boot(life, method)
+        return _call(method, instance)
+
+    async def _boot(self, life: Life, method: Callable[[Any], Any]) -> Any:
+        state, self._booting = self._booting, None
+        if state is None:
+            # Another event is constructing it; this one was delivered while its constructor's
+            # critical section had not begun yet. It cannot be: construction is one step.
+            raise AssertionError("two events construct one object")
+        frame = self._loop.current
+        assert frame is not None
+        try:
+            instance = self._cls(state, self._env)
+            if getattr(instance, "ctx", None) is None:
+                raise ArgumentTypeError(
+                    f"{self._cls.__name__}.__init__ did not call super().__init__(ctx, env)"
+                )
+        except BaseException as exc:
+            life.break_(_construction_failed(self._cls, exc))
+            raise
+        self.instance = instance
+        sections, frame.sections = frame.sections, None
+        for section in sections or ():
+            await section
+        result = method(instance)
+        return await result if isinstance(result, Awaitable) else result
+
+    async def deliver(self, method: Callable[[Any], Any]) -> Any:
+        """Deliver one event to the object. See ``gates.delivery.deliver``."""
+        self.used = True
+        return await deliver(self._loop, self.present, lambda life: self.code(life, method))
+
+    # -- alarms ---------------------------------------------------------------------------
+
+    async def run_alarm(self) -> tuple[bool, int | None]:
+        """Run the alarm if it is due: (whether it ran, when to look again).
+
+        The second is None when the object's storage has told the index itself.
+        """
+        attempt = _AlarmAttempt(self._settings.clock.time_ms())
+        try:
+            await self.deliver(lambda instance: self._alarm_event(instance, attempt))
+        except ObjectResetError as exc:
+            if attempt.due_ms is None or not attempt.started:
+                raise
+            counted = not exc.retryable
+            cause: BaseException = exc
+            while cause.__cause__ is not None and not isinstance(cause, Aborted):
+                cause = cause.__cause__
+            drop = not getattr(exc, "retry_alarm", getattr(cause, "retry_alarm", True))
+            await self.deliver(lambda _: self._alarm_failed(attempt, counted=counted, drop=drop))
+        return attempt.started, attempt.again_ms
+
+    async def _alarm_event(self, instance: Any, attempt: _AlarmAttempt) -> None:
+        session = self._session()
+        alarm = session.alarm
+        due = alarm.due_ms()
+        if due is None:
+            return
+        if due > attempt.now_ms:
+            attempt.again_ms = due
+            return
+        found = alarm.begin_run()
+        assert found is not None
+        attempt.due_ms, attempt.retries = found
+        attempt.started = True
+        try:
+            await _call_alarm(
+                instance,
+                AlarmInvocationInfo(attempt.retries, attempt.retries > 0, from_ms(attempt.due_ms)),
+            )
+        except Exception:
+            if not alarm.replaced:
+                self._note_failure(session, attempt, counted=True, drop=False)
+            alarm.end_run()
+            return
+        except BaseException:
+            alarm.end_run()
+            raise
+        replaced = alarm.replaced
+        alarm.end_run()
+        if not replaced:
+            session.begin()
+            alarm.clear()
+            session.withhold = True
+            session.life.wrote(True)
+
+    async def _alarm_failed(self, attempt: _AlarmAttempt, *, counted: bool, drop: bool) -> None:
+        session = self._session()
+        due = session.alarm.due_ms()
+        if due == attempt.due_ms:
+            self._note_failure(session, attempt, counted=counted, drop=drop)
+        elif due is not None:
+            attempt.again_ms = due
+
+    def _note_failure(
+        self, session: Session, attempt: _AlarmAttempt, *, counted: bool, drop: bool
+    ) -> None:
+        retries = attempt.retries + 1 if counted else attempt.retries
+        session.begin()
+        if drop or retries > RETRIES_MAX:
+            session.alarm.clear()
+        else:
+            delay = retry_delay_ms(max(retries, 1))
+            session.alarm.retry_at(self._settings.clock.time_ms() + delay, retries)
+        session.withhold = True
+        session.life.wrote(True)
+
+    def _session(self) -> Session:
+        session = self.host.session
+        assert session is not None
+        return session
+
+
+@final
+@dataclass(slots=True)
+class _AlarmAttempt:
+    now_ms: int
+    due_ms: int | None = None
+    retries: int = 0
+    started: bool = False
+    again_ms: int | None = None
+
+
+async def _call(method: Callable[[Any], Any], instance: Any) -> Any:
+    result = method(instance)
+    return await result if isinstance(result, Awaitable) else result
+
+
+async def _call_alarm(instance: Any, info: AlarmInvocationInfo) -> None:
+    handler = instance.alarm
+    try:
+        inspect.signature(handler).bind(info)
+    except TypeError:
+        result = handler()
+    else:
+        result = handler(info)
+    if isinstance(result, Awaitable):
+        await result
+
+
+def _construction_failed(cls: type, exc: BaseException) -> BaseException:
+    if not isinstance(exc, Exception):
+        return exc
+    error = ObjectResetError(str(exc) or type(exc).__name__, retryable=False)
+    error.__cause__ = exc
+    return error

@@ -1,0 +1,454 @@
+"""The runtime: a data directory, every object in it, and the alarms."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import types
+from collections.abc import Callable, Coroutine, Sequence
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar, final
+
+import anyio
+
+from ..clock import Clock, SystemClock, busy
+from ..database.faults import Faults
+from ..errors import (
+    ArgumentTypeError,
+    ArgumentValueError,
+    DurableStorageError,
+    ObjectResetError,
+    OverloadedError,
+)
+from ..gates.deadlines import Deadlines
+from ..gates.loop import Loop, Signal
+from ..gates.outgoing import current_frame
+from ..history import History
+from ..ids import DurableObjectId, LocationHint, id_from_string
+from ..limits import Limits
+from ..object import DurableObject
+from ..serializers import MsgpackSerializer, Serializer
+from ..storage.host import Host
+from ..storage.settings import Durability, Settings
+from .alarms import AlarmScheduler, ObjectAlarms
+from .directory import DataDirectory
+from .migrations import Migration, apply_migrations, remove_deleted
+from .namespace import DurableObjectNamespace
+from .registry import NamespaceNumber, Registry
+from .resident import Resident
+
+__all__ = ["Runtime"]
+
+O = TypeVar("O", bound=DurableObject)  # noqa: E741 - the object's class
+
+SHUTDOWN_SECONDS = 10.0
+
+
+@final
+class Runtime:
+    """Owns a data directory, every object in it, and the scheduler of their alarms.
+
+    Use it as an async context manager. One owner at a time: a second process, or a second runtime
+    of this one, that opens the directory is refused.
+
+    Args:
+        path: the data directory; made if missing. None: a temporary one, removed at the end.
+        env: given to every object's constructor; default an empty namespace.
+        durability: ``"disk"``: an answer leaves once its writes are on stable storage; ``"os"``:
+            once they are committed to the operating system, which survives a crash of the process
+            but not a power loss.
+        limits: see `Limits`.
+        serializer: how KV values are encoded.
+        clock: what time it is; tests give a manual one.
+        idle_timeout: seconds after which an object that nobody uses is closed.
+        max_open_objects: so many objects are open at most; the longest unused ones are closed.
+        history: how far back every object can be restored.
+        migrations: the classes' migrations; applied once, in order.
+
+    Raises:
+        RuntimeInUseError: the directory has another owner.
+        MigrationError: a migration cannot be applied; nothing was changed.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        env: Any = None,
+        durability: Durability = "disk",
+        limits: Limits | None = None,
+        serializer: Serializer | None = None,
+        clock: Clock | None = None,
+        idle_timeout: float = 10.0,
+        max_open_objects: int = 1000,
+        history: History | None = None,
+        migrations: Sequence[Migration] = (),
+        faults: Faults | None = None,
+    ) -> None:
+        if isinstance(idle_timeout, bool) or not isinstance(idle_timeout, (int, float)):
+            raise ArgumentTypeError(
+                f"idle_timeout is a number of seconds, got {type(idle_timeout).__name__}"
+            )
+        if not idle_timeout > 0:
+            raise ArgumentValueError(f"idle_timeout must be positive, got {idle_timeout}")
+        if isinstance(max_open_objects, bool) or not isinstance(max_open_objects, int):
+            raise ArgumentTypeError(
+                f"max_open_objects is an int, got {type(max_open_objects).__name__}"
+            )
+        if max_open_objects < 1:
+            raise ArgumentValueError(f"max_open_objects must be positive, got {max_open_objects}")
+        self._path = path
+        self.env: Any = types.SimpleNamespace() if env is None else env
+        self._settings = Settings(
+            durability=durability,
+            limits=limits or Limits(),
+            serializer=serializer or MsgpackSerializer(),
+            clock=clock or SystemClock(),
+            history=history or History(retention=datetime.timedelta(days=30)),
+            faults=faults,
+        )
+        self._idle_timeout = float(idle_timeout)
+        self._max_open = max_open_objects
+        self._migrations = tuple(migrations)
+        self._directory: DataDirectory | None = None
+        self._registry: Registry | None = None
+        self._namespaces: dict[NamespaceNumber, DurableObjectNamespace[Any]] = {}
+        self._residents: dict[NamespaceNumber, dict[str, Resident]] = {}
+        self._open = 0
+        # Objects that are being opened or closed; whoever wants one of them waits for the signal.
+        self._changing: dict[tuple[NamespaceNumber, str], Signal] = {}
+        self._room: Signal | None = None
+        self._sweeper: anyio.CancelScope | None = None
+        self._sweeping = False
+        self.closing = True
+
+    # -- life -----------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        if self._directory is not None:
+            raise DurableStorageError("a Runtime can be entered once; make another one")
+        directory = self._directory = DataDirectory(self._path)
+        try:
+            registry = self._registry = Registry(directory.registry_path)
+            apply_migrations(registry, self._migrations, now_ms=self._settings.clock.time_ms())
+            remove_deleted(registry, directory)
+            loop = self._loop = Loop.running()
+            self._deadlines = Deadlines(
+                loop, self._settings.clock, self._settings.limits.critical_section_seconds
+            )
+            self._alarms = AlarmScheduler(loop, self._settings.clock, registry, self._run_alarm)
+            self._alarms.load()
+        except BaseException:
+            if self._registry is not None:
+                self._registry.close()
+            directory.release()
+            raise
+        self.closing = False
+        self._alarms.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with anyio.CancelScope(shield=True):
+            await self.close()
+
+    async def close(self) -> None:
+        """Let what is under way finish, confirm everything, close everything.
+
+        Events get ten seconds; those that last longer fail with `ObjectResetError`.
+
+        Raises:
+            ObjectResetError: an object's last writes could not be confirmed.
+        """
+        if self.closing:
+            return
+        self.closing = True
+        failures: list[Exception] = []
+        with anyio.move_on_after(SHUTDOWN_SECONDS):
+            await self._alarms.close()
+            await self._quiet()
+        for residents in self._residents.values():
+            for resident in residents.values():
+                life = resident.host.life
+                if life is not None and not resident.idle:
+                    life.break_(
+                        ObjectResetError(
+                            f"{life.name} was reset: the runtime is closing", retryable=True
+                        ),
+                        calls=True,
+                    )
+        async with anyio.create_task_group() as group:
+            for number, residents in self._residents.items():
+                for digits in list(residents):
+                    group.start_soon(self._close_noting, number, digits, failures)
+        while self._changing:
+            await next(iter(self._changing.values())).wait()
+        self._deadlines.close()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self.registry.close()
+        assert self._directory is not None
+        self._directory.release()
+        if failures:
+            raise failures[0]
+
+    async def _close_noting(
+        self, number: NamespaceNumber, digits: str, failures: list[Exception]
+    ) -> None:
+        try:
+            await self._close_object(number, digits)
+        except Exception as exc:
+            failures.append(exc)
+
+    async def _quiet(self) -> None:
+        while any(
+            not resident.idle
+            for residents in self._residents.values()
+            for resident in residents.values()
+        ):
+            await self._wait_for_room()
+
+    @property
+    def registry(self) -> Registry:
+        """The index of the directory."""
+        assert self._registry is not None
+        return self._registry
+
+    @property
+    def path(self) -> str:
+        """The data directory."""
+        if self._directory is None:
+            raise DurableStorageError("the runtime has not been entered: `async with Runtime(...)`")
+        return self._directory.path
+
+    @property
+    def open_objects(self) -> int:
+        """How many objects are open now."""
+        return self._open
+
+    # -- namespaces -----------------------------------------------------------------------
+
+    def namespace(
+        self,
+        cls: type[O],
+        *,
+        name: str | None = None,
+        storage: Literal["sqlite", "kv"] = "sqlite",
+    ) -> DurableObjectNamespace[O]:
+        """The namespace of the objects of ``cls``, made if it is new.
+
+        Args:
+            cls: a subclass of `DurableObject`.
+            name: default the class's name.
+            storage: ``"kv"`` for the legacy backend.
+
+        Raises:
+            MigrationError: it exists with the other backend, or was deleted or renamed.
+        """
+        if not (isinstance(cls, type) and issubclass(cls, DurableObject)):
+            raise ArgumentTypeError(f"namespace() takes a subclass of DurableObject, got {cls!r}")
+        if storage not in ("sqlite", "kv"):
+            raise ArgumentValueError(f'storage is "sqlite" or "kv", got {storage!r}')
+        if self.closing:
+            raise DurableStorageError(
+                "the runtime is not open: use it inside `async with Runtime(...)`"
+            )
+        record = self.registry.ensure_namespace(
+            name or cls.__name__,
+            storage,
+            class_name=cls.__name__,
+            now_ms=self._settings.clock.time_ms(),
+        )
+        known = self._namespaces.get(record.number)
+        if known is not None:
+            if known.cls is not cls:
+                raise ArgumentValueError(
+                    f"the namespace {record.name!r} is already in use for {known.cls!r}; give name="
+                )
+            return known
+        residents = self._residents.setdefault(record.number, {})
+        namespace = DurableObjectNamespace(self, cls, record, residents)
+        self._namespaces[record.number] = namespace
+        self._alarms.add_namespace(record.number)
+        return namespace
+
+    # -- objects --------------------------------------------------------------------------
+
+    async def open_object(
+        self,
+        namespace: DurableObjectNamespace[Any],
+        object_id: DurableObjectId,
+        hint: LocationHint | None = None,
+    ) -> Resident:
+        """The resident of an object, opened if it is not.
+
+        Raises:
+            DurableStorageError: the runtime is closing.
+            OverloadedError: no room was made for it in time.
+        """
+        record = namespace._record  # pyright: ignore[reportPrivateUsage]
+        residents = self._residents[record.number]
+        digits = str(object_id)
+        key = (record.number, digits)
+        waited = False
+        while True:
+            if self.closing and current_frame(self._loop) is None:
+                raise DurableStorageError(
+                    f"{namespace.cls.__name__} was called after its runtime was closed"
+                )
+            resident = residents.get(digits)
+            if resident is not None:
+                return resident
+            changing = self._changing.get(key)
+            if changing is not None:
+                await changing.wait()
+            elif self._open < self._max_open or self._evict_one() or current_frame(self._loop):
+                # An object's own call may exceed the number: waiting for room while holding
+                # some would never end.
+                return self._open_now(namespace, object_id, hint)
+            else:
+                if waited:
+                    raise OverloadedError(
+                        f"{self._max_open} objects are open and busy; raise max_open_objects"
+                    )
+                with anyio.move_on_after(self._settings.limits.queued_seconds) as patience:
+                    await self._wait_for_room()
+                waited = patience.cancelled_caught
+
+    def _open_now(
+        self,
+        namespace: DurableObjectNamespace[Any],
+        object_id: DurableObjectId,
+        hint: LocationHint | None,
+    ) -> Resident:
+        record = namespace._record  # pyright: ignore[reportPrivateUsage]
+        digits = str(object_id)
+        assert self._directory is not None
+        path = self._directory.prepare(record.folder, digits)
+        settings = self._settings
+        if not os.path.exists(path):
+            self.registry.register_object(
+                record.number,
+                digits,
+                name=object_id.name,
+                created_ms=settings.clock.time_ms(),
+                location_hint=hint,
+                jurisdiction=object_id.jurisdiction,
+            )
+        host = Host(
+            self._loop,
+            f"{namespace.cls.__name__} {object_id.name!r}"
+            if object_id.name is not None
+            else f"{namespace.cls.__name__} {digits[:16]}…",
+            path,
+            settings,
+            self._deadlines,
+            alarm_index=ObjectAlarms(self._alarms, record.number, digits),
+            before_confirm=self._before_confirm,
+        )
+        resident = Resident(
+            namespace.cls, object_id, self.env, host, settings, self._loop, self._object_idle
+        )
+        self._residents[record.number][digits] = resident
+        self._open += 1
+        self._start_sweeper()
+        return resident
+
+    def _before_confirm(self) -> None:
+        # In a worker thread: what must not be on the disk later than the object's own commit.
+        assert self._directory is not None
+        if self._directory.unsynced:
+            self._directory.sync_folders()
+        self.registry.flush(durable=True)
+
+    async def _close_object(self, number: NamespaceNumber, digits: str) -> None:
+        if digits in self._residents[number]:
+            await self._begin_close(number, digits)()
+
+    def _begin_close(
+        self, number: NamespaceNumber, digits: str
+    ) -> Callable[[], Coroutine[Any, Any, None]]:
+        """Take an object out of use now; the result closes it."""
+        resident = self._residents[number].pop(digits)
+        key = (number, digits)
+        done = self._changing[key] = self._loop.signal()
+
+        async def close() -> None:
+            try:
+                with anyio.CancelScope(shield=True):
+                    await resident.host.close()
+            finally:
+                self._open -= 1
+                del self._changing[key]
+                done.set()
+                self._object_idle()
+
+        return close
+
+    def _object_idle(self) -> None:
+        room, self._room = self._room, None
+        if room is not None:
+            room.set()
+
+    async def _wait_for_room(self) -> None:
+        if self._room is None:
+            self._room = self._loop.signal()
+        await self._room.wait()
+
+    def _evict_one(self) -> bool:
+        """Begin to close the longest unused idle object; False, since there is no room yet."""
+        if self._open - len(self._changing) < self._max_open:
+            return False
+        for number, residents in self._residents.items():
+            for digits, resident in residents.items():
+                if resident.idle:
+                    self._loop.spawn(self._begin_close(number, digits))
+                    return False
+        return False
+
+    # -- idle objects ---------------------------------------------------------------------
+
+    def _start_sweeper(self) -> None:
+        if not self._sweeping:
+            self._sweeping = True
+            self._loop.spawn(self._sweep)
+
+    async def _sweep(self) -> None:
+        clock = self._settings.clock
+        try:
+            with anyio.CancelScope() as self._sweeper:
+                while self._open and not self.closing:
+                    await clock.sleep_until(clock.monotonic() + self._idle_timeout / 2)
+                    with busy(clock):
+                        await self._close_idle()
+        finally:
+            self._sweeping = False
+
+    async def _close_idle(self) -> None:
+        now = self._settings.clock.monotonic()
+        for number, residents in self._residents.items():
+            for digits, resident in list(residents.items()):
+                if resident.used or not resident.idle:
+                    resident.used = False
+                    resident.idle_since = now
+                elif now - resident.idle_since >= self._idle_timeout / 2:
+                    await self._close_object(number, digits)
+
+    # -- alarms ---------------------------------------------------------------------------
+
+    async def _run_alarm(self, number: NamespaceNumber, digits: str) -> int | None:
+        namespace = self._namespaces[number]
+        record = namespace._record  # pyright: ignore[reportPrivateUsage]
+        known = self.registry.object(number, digits)
+        object_id = id_from_string(record.unique_key, digits)
+        if known is not None and known.name is not None:
+            object_id = (
+                namespace.id_from_name(known.name) if object_id.jurisdiction is None else object_id
+            )
+        resident = await self.open_object(namespace, object_id)
+        _, again = await resident.run_alarm()
+        return again

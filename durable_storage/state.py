@@ -1,0 +1,328 @@
+"""``ctx``: the state of one object, with or without a runtime around it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Any, TypeVar, cast, final, overload
+
+import anyio
+
+from .clock import Clock, SystemClock
+from .errors import ArgumentTypeError, ObjectDead, ObjectResetError
+from .gates.critical import CriticalSection
+from .gates.deadlines import Deadlines
+from .gates.delivery import deliver
+from .gates.life import Life
+from .gates.loop import Loop
+from .gates.ready import Eager
+from .history import History
+from .ids import DurableObjectId, id_from_name
+from .limits import Limits
+from .serializers import MsgpackSerializer, Serializer
+from .storage.host import Host
+from .storage.settings import Durability, Settings
+from .storage.storage import DurableObjectStorage
+
+__all__ = ["DurableObjectState"]
+
+T = TypeVar("T")
+
+ABORTED = "Application called abort() to reset Durable Object."
+
+
+@final
+class DurableObjectState:
+    """The state of one object: its id, its storage and its gates.
+
+    The runtime gives one to each object's constructor; `open` gives one without a runtime.
+
+    Attributes:
+        id: the object's id.
+        storage: its private storage.
+        props: what the runtime was given for it; empty unless set.
+    """
+
+    __slots__ = ("_host", "_life", "_loop", "id", "props", "storage")
+
+    def __init__(
+        self,
+        object_id: DurableObjectId,
+        host: Host,
+        life: Life,
+        storage: DurableObjectStorage,
+        loop: Loop,
+        props: Any = None,
+    ) -> None:
+        self.id = object_id
+        self.storage = storage
+        self.props: Any = {} if props is None else props
+        self._host = host
+        self._life = life
+        self._loop = loop
+
+    @staticmethod
+    def open(
+        path: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        durability: Durability = "disk",
+        limits: Limits | None = None,
+        serializer: Serializer | None = None,
+        clock: Clock | None = None,
+        history: History | None = None,
+        props: Any = None,
+    ) -> AbstractAsyncContextManager[DurableObjectState]:
+        """Open one object's file without a runtime.
+
+        Args:
+            path: the SQLite file; made if missing. Its log lies beside it.
+            name: the object's name; default the file's name without its ending.
+            durability: ``"disk"``: answers leave once their writes are on stable storage;
+                ``"os"``: once they are committed to the operating system.
+            limits: see `Limits`.
+            serializer: how KV values are encoded; default MessagePack.
+            clock: default the system's.
+            history: the commit log's settings; ``History(enabled=False)`` for none.
+            props: given as ``ctx.props``.
+
+        Raises:
+            DatabaseFileError: the file is no database, is in use, or cannot be written.
+        """
+        settings = Settings(
+            durability=durability,
+            limits=limits or Limits(),
+            serializer=serializer or MsgpackSerializer(),
+            clock=clock or SystemClock(),
+            history=history or History(),
+        )
+        return _Opened(os.fspath(path), name, settings, props)
+
+    # -- events ---------------------------------------------------------------------------
+
+    @overload
+    async def run_event(
+        self, callback: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any
+    ) -> T: ...
+    @overload
+    async def run_event(self, callback: Callable[..., T], *args: Any, **kwargs: Any) -> T: ...
+    async def run_event(self, callback: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Deliver one event: run ``callback`` when the input gate lets it, withhold its answer.
+
+        Args:
+            callback: sync or async; called with the other arguments.
+            *args: positional arguments of the callback.
+            **kwargs: keyword arguments of the callback.
+
+        Returns:
+            What the callback returned, once everything it could have seen is confirmed.
+
+        Raises:
+            ObjectResetError: the object was reset before the answer could be given.
+            OverloadedError: too many events wait.
+        """
+
+        async def code() -> Any:
+            result = callback(*args, **kwargs)
+            return await result if isinstance(result, Awaitable) else result
+
+        return await deliver(self._loop, self._present, lambda _: code())
+
+    def _present(self) -> Life:
+        """The life that an event is delivered to; a new one after a reset."""
+        life = self._life
+        if life.broken is not None:
+            life = self._host.life or self._host.start()
+            session = self._host.session
+            assert session is not None
+            self._life = life
+            self.storage._rebind(session, _bookmarks(self._host))  # pyright: ignore[reportPrivateUsage]
+        return life
+
+    def block_concurrency_while(
+        self, callback: Callable[[], Awaitable[T]] | Callable[[], T]
+    ) -> Eager[T]:
+        """Run ``callback`` with no other event delivered to the object.
+
+        It may be left un-awaited in a constructor. A failure of it, or 30 s, resets the object.
+
+        Raises:
+            ConcurrencyError: nested more than 64 deep.
+        """
+        if not callable(callback):
+            raise ArgumentTypeError(
+                f"block_concurrency_while() takes a callable, got {type(callback).__name__}"
+            )
+
+        async def body() -> T:
+            result = callback()
+            return await result if isinstance(result, Awaitable) else cast("T", result)
+
+        return CriticalSection(self._life, body, resets=True)
+
+    async def gather(self, *branches: Coroutine[Any, Any, Any]) -> list[Any]:
+        """Run branches of this event side by side, each of their steps gated, started in order.
+
+        The first failure cancels the others and is raised. Beyond Cloudflare's API: JavaScript's
+        ``Promise.all`` needs nothing of the kind, a Python task group cannot be held at a gate.
+        """
+        life = self._life
+        up = self._loop.current
+        places = [life.place() for _ in branches]
+        results: list[Any] = [None] * len(branches)
+
+        async def run(index: int) -> None:
+            results[index] = await life.branch(places[index], branches[index], up)
+
+        try:
+            async with anyio.create_task_group() as group:
+                for index in range(len(branches)):
+                    group.start_soon(run, index)
+                if up is None:
+                    life.here().wake_next()
+        except BaseExceptionGroup as failures:
+            error: BaseException = failures
+            while isinstance(error, BaseExceptionGroup):
+                error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+            raise error from None
+        return results
+
+    def wait_until(self, awaitable: Awaitable[object]) -> None:
+        """Keep the object alive until ``awaitable`` is done; its failure is its own affair.
+
+        A coroutine is run as background work whose every step passes the input gate.
+        """
+        if not isinstance(awaitable, Awaitable):
+            raise ArgumentTypeError(
+                f"wait_until() takes an awaitable, got {type(awaitable).__name__}"
+            )
+        if self._life.broken is not None:
+            if isinstance(awaitable, Coroutine):
+                cast("Coroutine[Any, Any, object]", awaitable).close()
+            raise ObjectDead(str(self._life.broken))
+
+        async def run() -> object:
+            return await awaitable
+
+        self._life.keep(
+            cast("Coroutine[Any, Any, object]", awaitable)
+            if isinstance(awaitable, Coroutine)
+            else run()
+        )
+
+    def abort(self, reason: str | None = None, *, retry_alarm: bool = True) -> None:
+        """Reset the object: uncommitted writes are dropped, withheld results become errors.
+
+        Args:
+            reason: what callers are told.
+            retry_alarm: whether an alarm event that calls this is tried again.
+
+        Raises:
+            ObjectDead: always; the code of a dead object does not go on.
+        """
+        message = ABORTED if reason is None else str(reason)
+        error = Aborted(message, retry_alarm=retry_alarm)
+        self._life.break_(error)
+        raise ObjectDead(message)
+
+
+class Aborted(ObjectResetError):
+    """The object's own code called ``ctx.abort()``."""
+
+    def __init__(self, message: str, *, retry_alarm: bool = True) -> None:
+        super().__init__(message, retryable=False)
+        self.retry_alarm = retry_alarm
+
+
+class _HostBookmarks:
+    """The commit log of a host's file; a requested restore makes the next life open it anew."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def current_bookmark(self) -> str:
+        log = self._host.file.log
+        assert log is not None
+        return log.current_bookmark()
+
+    def bookmark_for_time(self, time_ms: int) -> str:
+        log = self._host.file.log
+        assert log is not None
+        return log.bookmark_for_time(time_ms)
+
+    def request_restore(self, bookmark: str) -> str:
+        log = self._host.file.log
+        assert log is not None
+        undo = log.request_restore(bookmark)
+        self._host.restore_requested = True
+        return undo
+
+
+def _bookmarks(host: Host) -> _HostBookmarks | None:
+    return None if host.file.log is None else _HostBookmarks(host)
+
+
+def new_state(
+    object_id: DurableObjectId,
+    host: Host,
+    settings: Settings,
+    loop: Loop,
+    *,
+    alarm_handler: bool,
+    props: Any = None,
+) -> DurableObjectState:
+    """Begin a life of ``host`` and give the state that its object works with."""
+    life = host.start()
+    assert host.session is not None
+    storage = DurableObjectStorage(
+        host.session,
+        settings.limits,
+        settings.clock.time_ms,
+        _bookmarks(host),
+        alarm_handler=alarm_handler,
+    )
+    return DurableObjectState(object_id, host, life, storage, loop, props)
+
+
+@final
+class _Opened:
+    """The context manager of `DurableObjectState.open`."""
+
+    def __init__(self, path: str, name: str | None, settings: Settings, props: Any) -> None:
+        self._path = path
+        self._name = name
+        self._settings = settings
+        self._props = props
+        self._host: Host | None = None
+        self._deadlines: Deadlines | None = None
+
+    async def __aenter__(self) -> DurableObjectState:
+        settings = self._settings
+        loop = Loop.running()
+        name = self._name
+        if name is None:
+            name = os.path.splitext(os.path.basename(self._path))[0]
+        self._deadlines = Deadlines(loop, settings.clock, settings.limits.critical_section_seconds)
+        self._host = Host(loop, name, self._path, settings, self._deadlines)
+        return new_state(
+            id_from_name("durable_storage", name),
+            self._host,
+            settings,
+            loop,
+            alarm_handler=False,
+            props=self._props,
+        )
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._host is not None
+        assert self._deadlines is not None
+        with anyio.CancelScope(shield=True):
+            await self._host.close()
+        self._deadlines.close()

@@ -1,0 +1,1 @@
+"""``ctx.storage``: where one object's file and its gates meet."""

@@ -1,0 +1,201 @@
+"""An object's one alarm: where its time is kept and how it stays in step with the index.
+
+The object's metadata is the truth. The index of whoever runs alarms (``AlarmIndex``) is never later
+than it: it hears of an earlier alarm before the commit, of a later one or none after it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from typing import Final, Protocol, final
+
+from ..database.connection import MISSING, Database
+from ..errors import ArgumentTypeError, ArgumentValueError
+
+__all__ = ["AlarmIndex", "AlarmSlot", "from_ms", "to_ms"]
+
+EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+# Cloudflare: "This API doesn't support dates after 2189."
+LATEST_MS: Final = 6_942_758_400_000
+# As milliseconds, every time before March 1973; as seconds, every time until the year 5138.
+SECONDS_MAX: Final = 100_000_000_000
+
+ALARM_KEY: Final = "alarm"
+RETRY_KEY: Final = "alarm_retry"
+
+
+class AlarmIndex(Protocol):
+    """Whoever runs the alarms of many objects."""
+
+    def earlier(self, due_ms: int) -> None:
+        """An alarm will be set to this time, which is earlier than the index has; called first."""
+
+    def changed(self, due_ms: int | None) -> None:
+        """The alarm is set to this time, or is gone; called after the commit."""
+
+
+def from_ms(milliseconds: int) -> datetime.datetime:
+    """The UTC time that is so many milliseconds after the epoch."""
+    return EPOCH + datetime.timedelta(milliseconds=milliseconds)
+
+
+def to_ms(when: datetime.datetime, operation: str) -> int:
+    """Milliseconds since the epoch, fractions dropped.
+
+    Raises:
+        ArgumentValueError: the time is naive.
+    """
+    if when.tzinfo is None or when.utcoffset() is None:
+        raise ArgumentValueError(
+            f"{operation} takes an aware datetime, got the naive {when.isoformat()}; pass one with a "
+            "tzinfo, for example datetime.now(timezone.utc)"
+        )
+    return math.floor((when - EPOCH) / datetime.timedelta(milliseconds=1))
+
+
+def alarm_time(when: object, now_ms: int) -> int:
+    """The time at which an alarm set to ``when`` is due, in milliseconds since the epoch.
+
+    Raises:
+        ArgumentTypeError: ``when`` is no time.
+        ArgumentValueError: it is one that cannot be meant.
+    """
+    if isinstance(when, datetime.datetime):
+        due = to_ms(when, "set_alarm()")
+    elif isinstance(when, datetime.timedelta):
+        if when < datetime.timedelta(0):
+            raise ArgumentValueError(
+                f"set_alarm() takes a timedelta from now that is not negative, got {when}"
+            )
+        due = now_ms + math.floor(when / datetime.timedelta(milliseconds=1))
+    elif isinstance(when, int) and not isinstance(when, bool):
+        due = when
+        if 0 < due < SECONDS_MAX:
+            raise ArgumentValueError(
+                f"set_alarm() takes milliseconds since the epoch, and {when} can only be seconds; "
+                "multiply by 1000, or pass an aware datetime or a timedelta"
+            )
+    elif isinstance(when, float):
+        raise ArgumentValueError(
+            f"set_alarm() takes an aware datetime, a timedelta, or an int of milliseconds since the "
+            f"epoch, got the float {when!r}; pass int(...)"
+        )
+    else:
+        raise ArgumentTypeError(
+            "set_alarm() takes an aware datetime, a timedelta, or an int of milliseconds since the "
+            f"epoch, got {type(when).__name__}"
+        )
+    if due <= 0:
+        raise ArgumentValueError("set_alarm() cannot be called with an alarm time <= 0")
+    if due >= LATEST_MS:
+        raise ArgumentValueError("set_alarm() doesn't support dates after 2189")
+    return max(due, now_ms)
+
+
+@final
+class AlarmSlot:
+    """The alarm of one open object.
+
+    Attributes:
+        running: an alarm event is under way; `get` answers None until a new alarm is set.
+    """
+
+    def __init__(self, database: Database, index: AlarmIndex | None) -> None:
+        self._database = database
+        self._index = index
+        self._known = False
+        self._due_ms: int | None = None
+        self._changed = False
+        self._indexed_ms: int | None = None
+        self.running = False
+        self._set_while_running = False
+
+    def due_ms(self) -> int | None:
+        """When the alarm is due, as the storage holds it."""
+        if not self._known:
+            stored = self._database.meta_get(ALARM_KEY)
+            self._due_ms = stored if isinstance(stored, int) else None
+            self._known = True
+            if not self._changed:
+                self._indexed_ms = self._due_ms
+        return self._due_ms
+
+    def get(self) -> int | None:
+        """What ``get_alarm()`` answers: in the alarm's own handler, only a newly set one."""
+        if self.running and not self._set_while_running:
+            return None
+        return self.due_ms()
+
+    def set(self, due_ms: int) -> None:
+        """Set the alarm, within the open transaction."""
+        self.due_ms()
+        self._database.meta_put(ALARM_KEY, due_ms)
+        if self._database.meta_get(RETRY_KEY) is not MISSING:
+            self._database.meta_delete(RETRY_KEY)
+        self._due_ms = due_ms
+        self._changed = True
+        self._set_while_running = True
+
+    def clear(self) -> None:
+        """Remove the alarm, within the open transaction."""
+        if self.due_ms() is None:
+            return
+        self._database.meta_delete(ALARM_KEY)
+        if self._database.meta_get(RETRY_KEY) is not MISSING:
+            self._database.meta_delete(RETRY_KEY)
+        self._due_ms = None
+        self._changed = True
+
+    def exists(self) -> bool:
+        return self.due_ms() is not None
+
+    # -- the handler ----------------------------------------------------------------------
+
+    def begin_run(self) -> tuple[int, int] | None:
+        """(time due, counted retries so far) of the alarm that is to run, or None; then `get` is None."""
+        due = self.due_ms()
+        if due is None:
+            return None
+        retries = self._database.meta_get(RETRY_KEY)
+        self.running = True
+        self._set_while_running = False
+        return due, retries if isinstance(retries, int) else 0
+
+    @property
+    def replaced(self) -> bool:
+        """Whether the handler has set an alarm of its own."""
+        return self._set_while_running
+
+    def end_run(self) -> None:
+        self.running = False
+        self._set_while_running = False
+
+    def retry_at(self, due_ms: int, retries: int) -> None:
+        """Note the next try of a failed alarm, within the open transaction."""
+        self._database.meta_put(ALARM_KEY, due_ms)
+        self._database.meta_put(RETRY_KEY, retries)
+        self._due_ms = due_ms
+        self._known = True
+        self._changed = True
+
+    # -- transactions ---------------------------------------------------------------------
+
+    def forget(self) -> None:
+        """Something was rolled back: read the truth again when it is asked for."""
+        self._known = False
+        self._set_while_running = False
+
+    def before_commit(self) -> None:
+        if self._changed and self._index is not None:
+            due = self.due_ms()
+            if due is not None and (self._indexed_ms is None or due < self._indexed_ms):
+                self._index.earlier(due)
+                self._indexed_ms = due
+
+    def after_commit(self) -> None:
+        if self._changed:
+            self._changed = False
+            self._indexed_ms = self.due_ms()
+            if self._index is not None:
+                self._index.changed(self._indexed_ms)

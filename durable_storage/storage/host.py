@@ -1,0 +1,270 @@
+"""One object over its lives: its open file, its present life, and what happens between lives."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import final
+
+from ..errors import DurableStorageError, ObjectResetError
+from ..gates.deadlines import Deadlines
+from ..gates.input_gate import Waiter
+from ..gates.life import Life
+from ..gates.loop import Loop, Signal
+from .alarm_slot import AlarmIndex
+from .object_file import ObjectFile
+from .session import Session
+from .settings import Settings
+
+__all__ = ["Host"]
+
+# Fold the log when it has grown to about this much.
+FOLD_AT_BYTES = 4 * 1024**2
+
+
+@final
+class Host:
+    """See the module.
+
+    Args:
+        name: how messages name the object.
+        on_broken: called when the present life has ended by a reset.
+        before_confirm: made durable before each confirmation of the object's own file.
+
+    Attributes:
+        life: the present life, or None before the first and after a reset.
+        session: its storage.
+        restore_requested: the next life must start from a freshly opened file.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        name: str,
+        path: str,
+        settings: Settings,
+        deadlines: Deadlines,
+        *,
+        alarm_index: AlarmIndex | None = None,
+        on_broken: Callable[[Life], None] | None = None,
+        before_confirm: Callable[[], None] | None = None,
+    ) -> None:
+        self._loop = loop
+        self.name = name
+        self._path = path
+        self._settings = settings
+        self._deadlines = deadlines
+        self._alarm_index = alarm_index
+        self._on_broken = on_broken
+        self._before_confirm = before_confirm
+        self._file: ObjectFile | None = None
+        self._previous: Life | None = None
+        self._suspect = False
+        self._fold_wanted = False
+        self._folded: Signal | None = None
+        self._fold_at_bytes = FOLD_AT_BYTES
+        self.restore_requested = False
+        self.life: Life | None = None
+        self.session: Session | None = None
+
+    @property
+    def file(self) -> ObjectFile:
+        """The open file.
+
+        Raises:
+            DatabaseFileError: it cannot be opened.
+        """
+        if self._file is None:
+            settings = self._settings
+            file = ObjectFile(
+                self._path,
+                limits=settings.limits,
+                clock=settings.clock,
+                history=settings.history,
+                faults=settings.faults,
+                before_confirm=self._before_confirm,
+            )
+            try:
+                file.claim_serializer(settings.serializer.name)
+                if self._suspect:
+                    # After a failed sync the system may show data that the disk does not hold.
+                    # Folding writes it anew, and fails again if the disk still refuses.
+                    file.fold()
+                    self._suspect = False
+            except BaseException:
+                file.close()
+                raise
+            self._file = file
+        return self._file
+
+    def start(self) -> Life:
+        """Begin a new life from what the file holds.
+
+        Raises:
+            DatabaseFileError: the file cannot be opened.
+            ObjectResetError: the disk still refuses what the last life left.
+        """
+        settings = self._settings
+        try:
+            file = self.file
+        except OSError as exc:
+            raise ObjectResetError(f"{self.name} cannot start: {exc}") from exc
+        session = Session(file.database, settings.serializer, settings.limits, self._alarm_index)
+        life = session.life = Life(
+            self._loop,
+            self.name,
+            session,
+            self._deadlines,
+            confirm=file.confirm,
+            immediate=settings.durability == "os",
+            nesting_max=settings.limits.nesting_depth,
+            queue=(
+                settings.limits.queued_events,
+                settings.limits.queued_seconds,
+                settings.clock.monotonic,
+            ),
+            on_broken=self._broken,
+            on_confirmed=self._confirmed,
+        )
+        self.life, self.session = life, session
+        previous, self._previous = self._previous, None
+        if previous is not None and previous.gate.confirmed < previous.gate.committed:
+            # What this life reads may still be unconfirmed; its answers must wait for that too.
+            life.gate.commit()
+        return life
+
+    def _broken(self, life: Life) -> None:
+        if self.life is not life:
+            return
+        self.life = self.session = None
+        self._previous = life
+        if life.storage_failed or self.restore_requested:
+            self._suspect = life.gate.failure is not None
+            self._close_file()
+        if self._on_broken is not None:
+            self._on_broken(life)
+
+    def _close_file(self) -> None:
+        file, self._file = self._file, None
+        self.restore_requested = False
+        if file is not None:
+            with contextlib.suppress(DurableStorageError, OSError):
+                file.close()
+
+    # -- folding --------------------------------------------------------------------------
+
+    def _confirmed(self) -> None:
+        file = self._file
+        if (
+            file is not None
+            and not self._fold_wanted
+            and file.database.wal_size_bytes > self._fold_at_bytes
+        ):
+            life = self.life
+            if life is not None and life.broken is None:
+                self._fold_wanted = True
+
+                async def run() -> None:
+                    try:
+                        await self._fold(life, file)
+                    finally:
+                        self._fold_wanted = False
+
+                self._loop.spawn(run)
+
+    async def _fold(self, life: Life, file: ObjectFile) -> None:
+        loop = self._loop
+        root = life.root
+        if not root.open:
+            waiter = Waiter(loop, root, critical=True)
+            root.critical_waiters.append(waiter)
+            await waiter.wait(loop)
+        if life.broken is not None or self._file is not file:
+            root.wake_next()
+            return
+        section = root.enter()
+        folding = life.folding = threading.Event()
+        folded = self._folded = loop.signal()
+        life.backing.hold(True)
+        try:
+            if life.pending:
+                life.commit()
+            done = loop.signal()
+            errors: list[BaseException] = []
+
+            def job() -> None:
+                try:
+                    file.fold()
+                finally:
+                    folding.set()
+
+            def finish(error: BaseException | None) -> None:
+                if error is not None:
+                    errors.append(error)
+                done.set()
+
+            if life.broken is None:
+                loop.run_in_thread(job, finish)
+                await done.wait()
+            # A disk that refuses, or an outside reader, is asked again later, not at every commit.
+            self._fold_at_bytes = (
+                max(FOLD_AT_BYTES, file.database.wal_size_bytes) * 2 if errors else FOLD_AT_BYTES
+            )
+        finally:
+            folding.set()
+            folded.set()
+            self._folded = None
+            life.folding = None
+            section.finish()
+            if life.broken is None:
+                life.backing.hold(False)
+            root.wake_next()
+
+    # -- the end --------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Confirm everything, end the present life and close the file.
+
+        Raises:
+            ObjectResetError: the last writes could not be confirmed.
+        """
+        loop = self._loop
+        life = self.life
+        failure: BaseException | None = None
+        if life is not None and life.broken is None:
+            if life.pending:
+                life.commit()
+            if life.broken is None and life.gate.confirmed < life.gate.committed:
+                try:
+                    await life.gate.wait(life.gate.committed)
+                except (OSError, DurableStorageError) as exc:
+                    failure = exc
+            if self._folded is not None:
+                await self._folded.wait()
+        if life is not None and life.broken is None:
+            life.on_broken = _nothing
+            life.break_(ObjectResetError(f"{self.name} was closed"))
+        self.life = self.session = None
+        file, self._file = self._file, None
+        if file is not None:
+            done = loop.signal()
+            errors: list[BaseException] = []
+
+            def finish(error: BaseException | None) -> None:
+                if error is not None:
+                    errors.append(error)
+                done.set()
+
+            loop.run_in_thread(file.close, finish)
+            await done.wait()
+            if errors and failure is None:
+                failure = errors[0]
+        if failure is not None:
+            raise ObjectResetError(
+                f"{self.name} could not be closed cleanly: {failure}"
+            ) from failure
+
+
+def _nothing(life: Life) -> None:
+    pass

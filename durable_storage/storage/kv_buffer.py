@@ -1,0 +1,339 @@
+"""The KV store as an event sees it: written behind, read from a cache, always a private copy.
+
+Invariants:
+
+* ``dirty`` holds what the implicit transaction owes the table, and nothing else.
+* What ``hot`` (or ``aged``) holds for a key is what a read of the table after a flush would give.
+* A container is kept encoded and decoded on every read, so no two readers share it.
+* ``hot`` is the fast path: a hit there needs no permission. While a critical section is open, or
+  the object is broken or closed, ``hot`` is empty and every access asks the gates.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, final
+
+from ..database.connection import MISSING, Database, Stored
+from ..errors import ArgumentTypeError, ArgumentValueError, DurableStorageError, LimitExceededError
+from ..limits import Limits
+from ..serializers import Serializer
+
+__all__ = ["ABSENT", "MISS", "Encoded", "KvBuffer", "check_key"]
+
+INT_MIN: Final = -(2**63)
+INT_MAX: Final = 2**63 - 1
+# What an entry costs beside its key and value: two objects and a slot of a dict.
+ENTRY_OVERHEAD_BYTES: Final = 160
+# So many pending writes are flushed early, to bound memory.
+DIRTY_MAX_ENTRIES: Final = 2_000
+
+IMMUTABLE: Final = frozenset(
+    {
+        bool,
+        bytes,
+        int,
+        float,
+        str,
+        type(None),
+        datetime.datetime,
+        datetime.date,
+        datetime.time,
+        datetime.timedelta,
+        decimal.Decimal,
+        uuid.UUID,
+    }
+)
+
+
+@final
+class Encoded:
+    """A cache entry that is not its own value: encoded bytes, a known absence, or no entry."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+
+ABSENT: Final = Encoded(b"")
+MISS: Final = Encoded(b"")
+
+
+def check_key(key: object, operation: str) -> str:
+    """The key, if it is one.
+
+    Raises:
+        ArgumentTypeError: it is no ``str``.
+        ArgumentValueError: it has a lone surrogate, which UTF-8 cannot hold.
+    """
+    if not isinstance(key, str):
+        raise ArgumentTypeError(f"{operation} takes a str as key, got {type(key).__name__}")
+    return key if type(key) is str else str.__str__(key)
+
+
+def _utf8_size(text: str, what: str) -> int:
+    if text.isascii():
+        return len(text)
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError as exc:
+        raise ArgumentValueError(
+            f"{what} has a lone surrogate at position {exc.start}, which UTF-8 cannot hold"
+        ) from exc
+
+
+@final
+class KvBuffer:
+    """The write-behind buffer and read cache over one database's KV table.
+
+    Args:
+        begin: opens the implicit transaction unless one is open.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        serializer: Serializer,
+        limits: Limits,
+        begin: Callable[[], None],
+    ) -> None:
+        self._database = database
+        self._dumps = serializer.dumps
+        self._loads = serializer.loads
+        self._limit = limits.value_size_max_bytes
+        self._begin = begin
+        self._fresh: dict[str, Any] = {}
+        self._aged: dict[str, Any] = {}
+        self._fresh_bytes = 0
+        self._half_bytes = limits.cache_size_max_bytes // 2
+        self.hot: dict[str, Any] = self._fresh
+        self._held = False
+        self.dirty: dict[str, Stored] = {}
+        self._levels: list[set[str]] = []
+        self._listing = 0
+
+    # -- the fast path --------------------------------------------------------------------
+
+    def hold(self, held: bool) -> None:
+        """Switch the fast path off (True) or on again."""
+        self._held = held
+        self.hot = {} if held else self._fresh
+
+    def close(self) -> None:
+        """Forget everything and switch the fast path off for good."""
+        self.forget()
+        self.hold(True)
+
+    # -- encoding -------------------------------------------------------------------------
+
+    def encode(self, key: str, value: object) -> tuple[Stored, Any, int]:
+        """What the table holds for ``value``, what the cache does, and its size in bytes.
+
+        Raises:
+            DataCloneError: the value cannot be stored.
+            LimitExceededError: key and value together are too large.
+        """
+        kind = type(value)
+        stored: Stored
+        cached: Any = value
+        if kind is int and INT_MIN <= value <= INT_MAX:  # type: ignore[operator]
+            stored, size = value, 8  # type: ignore[assignment]
+        elif kind is str:
+            stored = value  # type: ignore[assignment]
+            size = _utf8_size(value, "the value")  # type: ignore[arg-type]
+        elif (kind is float and value == value) or value is None:
+            stored, size = value, 8  # type: ignore[assignment]
+        else:
+            stored = self._dumps(value)
+            size = len(stored)
+            if kind not in IMMUTABLE:
+                cached = Encoded(stored)
+        size += len(key) if key.isascii() else _utf8_size(key, "the key")
+        if size > self._limit:
+            raise LimitExceededError(
+                f"put() of {key[:40]!r} is {size} bytes; a key and its value together may hold "
+                f"{self._limit}"
+            )
+        return stored, cached, size
+
+    def _decode(self, stored: Stored) -> Any:
+        return self._loads(stored) if type(stored) is bytes else stored
+
+    # -- reading --------------------------------------------------------------------------
+
+    def get(self, key: str, default: Any, *, no_cache: bool = False) -> Any:
+        """The value of ``key``, a private copy, or ``default``."""
+        entry = self._fresh.get(key, MISS)
+        if entry is MISS:
+            entry = self._aged.get(key, MISS)
+            if entry is not MISS and not no_cache:
+                self._remember(key, entry, ENTRY_OVERHEAD_BYTES)
+        if entry is MISS:
+            stored = self.dirty.get(key, MISSING) if self.dirty else MISSING
+            if stored is MISSING:
+                _utf8_size(key, "the key")
+                stored = self._database.kv_get(key)
+            if stored is MISSING:
+                if not no_cache:
+                    self._remember(key, ABSENT, len(key) + ENTRY_OVERHEAD_BYTES)
+                return default
+            value = self._decode(stored)  # type: ignore[arg-type]
+            if not no_cache:
+                if type(value) in IMMUTABLE:
+                    self._remember(key, value, len(key) + _size_of(stored) + ENTRY_OVERHEAD_BYTES)
+                elif type(stored) is bytes:
+                    self._remember(
+                        key, Encoded(stored), len(key) + len(stored) + ENTRY_OVERHEAD_BYTES
+                    )
+            return value
+        if type(entry) is Encoded:
+            return default if entry is ABSENT else self._loads(entry.data)
+        return entry
+
+    def get_many(self, keys: Iterable[str], *, no_cache: bool = False) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key in sorted(set(keys), key=_utf8):
+            value = self.get(key, MISS, no_cache=no_cache)
+            if value is not MISS:
+                found[key] = value
+        return found
+
+    def items(
+        self,
+        *,
+        start: str | None,
+        start_after: str | None,
+        end: str | None,
+        prefix: str | None,
+        reverse: bool,
+        limit: int | None,
+    ) -> Iterator[tuple[str, Any]]:
+        """Pairs in key order, lazily; an iterator made earlier and not finished is invalidated."""
+        self._listing += 1
+        self.flush()
+        rows = self._database.kv_list(
+            start=start,
+            start_after=start_after,
+            end=end,
+            prefix=prefix,
+            reverse=reverse,
+            limit=limit,
+        )
+        return self._iterate(rows, self._listing)
+
+    def _iterate(
+        self, rows: Iterator[tuple[str, Stored]], listing: int
+    ) -> Iterator[tuple[str, Any]]:
+        loads = self._loads
+        dirty = self.dirty
+        for key, stored in rows:
+            if listing != self._listing:
+                raise DurableStorageError(
+                    "kv.list() iterator was invalidated because a new call to kv.list() was "
+                    "started. Only one kv.list() iterator can exist at a time."
+                )
+            yield key, loads(stored) if type(stored) is bytes else stored
+            if dirty:
+                self.flush()
+
+    # -- writing --------------------------------------------------------------------------
+
+    def put(
+        self, key: str, stored: Stored, cached: Any, size: int, *, no_cache: bool = False
+    ) -> None:
+        """Write one encoded pair; the caller sees to the commit."""
+        if self._levels:
+            self._levels[-1].add(key)
+        dirty = self.dirty
+        dirty[key] = stored
+        if no_cache:
+            self._evict(key)
+        else:
+            self._remember(key, cached, size + ENTRY_OVERHEAD_BYTES)
+        if len(dirty) > DIRTY_MAX_ENTRIES:
+            self.flush()
+
+    def delete(self, key: str) -> bool:
+        """Delete one pair; whether it was there."""
+        _utf8_size(key, "the key")
+        if self._levels:
+            self._levels[-1].add(key)
+        buffered = self.dirty.pop(key, MISSING) is not MISSING
+        self._begin()
+        existed = self._database.kv_delete(key)
+        self._remember(key, ABSENT, len(key) + ENTRY_OVERHEAD_BYTES)
+        return existed or buffered
+
+    def flush(self) -> None:
+        """Bring the table up to date, inside the implicit transaction."""
+        if self.dirty:
+            self._begin()
+            self._database.kv_put_many(self.dirty.items())
+            self.dirty.clear()
+
+    def flush_and_commit_one(self) -> bool:
+        """Write a single pending pair in a transaction of its own; False if there are more."""
+        if len(self.dirty) != 1:
+            return False
+        ((key, stored),) = self.dirty.items()
+        self._database.kv_put(key, stored)
+        self.dirty.clear()
+        return True
+
+    # -- savepoints -----------------------------------------------------------------------
+
+    def push(self) -> None:
+        """Start to note what is written, because it may be rolled back."""
+        self.flush()
+        self._levels.append(set())
+
+    def release(self) -> None:
+        self.flush()
+        written = self._levels.pop()
+        if self._levels:
+            self._levels[-1] |= written
+
+    def rollback(self) -> None:
+        """Forget what was written since the matching `push`."""
+        # Everything dirty is newer than the push, which flushed.
+        self.dirty.clear()
+        for key in self._levels.pop():
+            self._evict(key)
+
+    def forget(self) -> None:
+        """Forget everything: the buffer, the cache, the levels."""
+        self.dirty.clear()
+        self._levels.clear()
+        self._fresh.clear()
+        self._aged.clear()
+        self._fresh_bytes = 0
+
+    # -- the cache ------------------------------------------------------------------------
+
+    def _remember(self, key: str, entry: Any, size: int) -> None:
+        self._fresh[key] = entry
+        self._fresh_bytes += size
+        if self._fresh_bytes > self._half_bytes:
+            # Two generations stand in for a list in order of use: a hit in the newer one then
+            # costs nothing, and whatever was not used for a whole generation is dropped.
+            self._aged = self._fresh
+            self._fresh = {}
+            self._fresh_bytes = 0
+            if not self._held:
+                self.hot = self._fresh
+
+    def _evict(self, key: str) -> None:
+        self._fresh.pop(key, None)
+        self._aged.pop(key, None)
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _size_of(stored: Stored | object) -> int:
+    return len(stored) if isinstance(stored, (str, bytes)) else 8

@@ -1,0 +1,115 @@
+"""One object's file with everything that belongs to it: the database and, unless off, its log."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import final
+
+from ..clock import Clock
+from ..database.connection import MISSING, Database
+from ..database.faults import Faults
+from ..errors import DatabaseFileError
+from ..history import CommitLog, History
+from ..limits import Limits
+from .session import DEFAULT_SERIALIZER, SERIALIZER_KEY
+
+__all__ = ["ObjectFile"]
+
+
+@final
+class ObjectFile:
+    """An open object file.
+
+    Args:
+        path: the database file; made if missing.
+        history: the commit log's settings; disabled, there is none.
+
+    Raises:
+        DatabaseFileError: it cannot be opened.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        limits: Limits,
+        clock: Clock,
+        history: History,
+        faults: Faults | None = None,
+        before_confirm: Callable[[], None] | None = None,
+    ) -> None:
+        self.path = path
+        self._clock = clock
+        self._before_confirm = before_confirm
+        # Two lives may confirm at once: the last commits of the old and the first of the new.
+        self._lock = threading.Lock()
+        self.log: CommitLog | None = None
+        if history.enabled:
+            self.log = CommitLog.open(path, settings=history, clock_ms=clock.time_ms, faults=faults)
+        try:
+            self.database = Database(path, limits=limits, faults=faults)
+            if self.log is not None:
+                self.log.attach(self.database)
+        except BaseException:
+            if self.log is not None:
+                self.log.close()
+            raise
+
+    def claim_serializer(self, name: str) -> None:
+        """Refuse a serializer other than the one the file's values were written with.
+
+        Raises:
+            DatabaseFileError: it is another one.
+        """
+        recorded = self.database.meta_get(SERIALIZER_KEY)
+        if recorded is MISSING:
+            holds_values = next(
+                self.database.kv_list(
+                    start=None, start_after=None, end=None, prefix=None, reverse=False, limit=1
+                ),
+                None,
+            )
+            recorded = name if holds_values is None else DEFAULT_SERIALIZER
+        if recorded != name:
+            raise DatabaseFileError(
+                f"{self.path} holds values of the serializer {recorded!r} and was opened with {name!r}; "
+                f"open it with {recorded!r}, or copy its values into a new object"
+            )
+
+    def confirm(self) -> None:
+        """Make every commit made so far durable; blocks, and may run in a worker thread.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        with self._lock:
+            if self._before_confirm is not None:
+                self._before_confirm()
+            self.database.confirm()
+            if self.log is not None:
+                self.log.confirmed(self._clock.time_ms())
+
+    def fold(self) -> bool:
+        """Archive the log's newest part and fold it into the database; blocks.
+
+        Nobody else may use the database meanwhile. False if it could not be folded now.
+        """
+        with self._lock:
+            if self.log is not None:
+                self.database.confirm()
+                self.log.confirmed(self._clock.time_ms())
+                self.log.archive()
+            folded = self.database.checkpoint()
+            if folded and self.log is not None:
+                self.log.checkpointed()
+            return folded
+
+    def close(self) -> None:
+        """Close everything; what was committed is confirmed by then."""
+        with self._lock:
+            try:
+                if self.log is not None:
+                    self.log.close()
+            finally:
+                self.database.close()
