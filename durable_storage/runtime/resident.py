@@ -15,7 +15,7 @@ from ..gates.loop import Loop
 from ..ids import DurableObjectId
 from ..object import DurableObject
 from ..state import Aborted, DurableObjectState, new_state
-from ..storage.alarm_slot import from_ms
+from ..storage.alarm_slot import LATEST_MS, from_ms
 from ..storage.host import Host
 from ..storage.settings import Settings
 from .alarms import RETRIES_MAX, retry_delay_ms
@@ -159,12 +159,12 @@ class Resident:
 
     # -- alarms ---------------------------------------------------------------------------
 
-    async def run_alarm(self) -> tuple[bool, int | None]:
-        """Run the alarm if it is due: (whether it ran, when to look again).
+    async def run_alarm(self, *, early: bool = False) -> tuple[bool, int | None]:
+        """Run the alarm if it is due, or ``early``: (whether it ran, when to look again).
 
         The second is None when the object's storage has told the index itself.
         """
-        attempt = _AlarmAttempt(self._settings.clock.time_ms())
+        attempt = _AlarmAttempt(LATEST_MS if early else self._settings.clock.time_ms())
         try:
             await self.deliver(lambda instance: self._alarm_event(instance, attempt))
         except ObjectResetError as exc:

@@ -389,6 +389,31 @@ class Runtime:
 
         return close
 
+    async def evict(self, namespace: DurableObjectNamespace[Any], object_id: DurableObjectId) -> bool:
+        """Close an object unless something of it is under way; whether it is closed."""
+        number = namespace._record.number  # pyright: ignore[reportPrivateUsage]
+        digits = str(object_id)
+        changing = self._changing.get((number, digits))
+        if changing is not None:
+            await changing.wait()
+        resident = self._residents[number].get(digits)
+        if resident is None:
+            return True
+        if not resident.idle:
+            return False
+        await self._close_object(number, digits)
+        return True
+
+    async def evict_all(self) -> int:
+        """Close every object of which nothing is under way; how many were closed."""
+        closed = 0
+        for number, residents in self._residents.items():
+            for digits, resident in list(residents.items()):
+                if resident.idle:
+                    await self._close_object(number, digits)
+                    closed += 1
+        return closed
+
     def _object_idle(self) -> None:
         room, self._room = self._room, None
         if room is not None:

@@ -4,6 +4,7 @@ Invariants:
 
 * ``dirty`` holds what the implicit transaction owes the table, and nothing else.
 * What ``hot`` (or ``aged``) holds for a key is what a read of the table after a flush would give.
+* The table exists once anything was written in this life: SQL may meet its name, never its rows.
 * A container is kept encoded and decoded on every read, so no two readers share it.
 * ``hot`` is the fast path: a hit there needs no permission. While a critical section is open, or
   the object is broken or closed, ``hot`` is empty and every access asks the gates.
@@ -115,6 +116,7 @@ class KvBuffer:
         self.dirty: dict[str, Stored] = {}
         self._levels: list[set[str]] = []
         self._listing = 0
+        self._table_made = False
 
     # -- the fast path --------------------------------------------------------------------
 
@@ -254,7 +256,7 @@ class KvBuffer:
             self._evict(key)
         else:
             self._remember(key, cached, size + ENTRY_OVERHEAD_BYTES)
-        if len(dirty) > DIRTY_MAX_ENTRIES:
+        if len(dirty) > DIRTY_MAX_ENTRIES or not self._table_made:
             self.flush()
 
     def delete(self, key: str) -> bool:
@@ -274,6 +276,7 @@ class KvBuffer:
             self._begin()
             self._database.kv_put_many(self.dirty.items())
             self.dirty.clear()
+            self._table_made = True
 
     def flush_and_commit_one(self) -> bool:
         """Write a single pending pair in a transaction of its own; False if there are more."""
@@ -301,6 +304,7 @@ class KvBuffer:
         """Forget what was written since the matching `push`."""
         # Everything dirty is newer than the push, which flushed.
         self.dirty.clear()
+        self._table_made = False
         for key in self._levels.pop():
             self._evict(key)
 
@@ -308,6 +312,7 @@ class KvBuffer:
         """Forget everything: the buffer, the cache, the levels."""
         self.dirty.clear()
         self._levels.clear()
+        self._table_made = False
         self._fresh.clear()
         self._aged.clear()
         self._fresh_bytes = 0

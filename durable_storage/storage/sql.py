@@ -15,16 +15,11 @@ __all__ = ["SqlStorage"]
 
 Row = TypeVar("Row")
 
-# Queries in which the hidden KV table, or the file's size, could show.
-_REVEALING = ("sqlite_", "pragma", "dbstat", "changes")
-_SEEN_MAX = 2_000
-
-
 @final
 class SqlStorage:
     """SQL on the object's own database. See Cloudflare's "SQL API"."""
 
-    __slots__ = ("_database", "_exec", "_life", "_plain", "_session")
+    __slots__ = ("_database", "_exec", "_life", "_session")
 
     def __init__(self, session: Session) -> None:
         self._bind(session)
@@ -34,7 +29,6 @@ class SqlStorage:
         self._database = session.database
         self._exec = session.database.exec
         self._life = session.life
-        self._plain: dict[str, bool] = {}
 
     @overload
     def exec(self, query: str, *bindings: object) -> SqlStorageCursor[dict[str, Any]]: ...
@@ -71,8 +65,6 @@ class SqlStorage:
             driven = life.admit("sql.exec()")
             if self._session is not session:
                 return self.exec(query, *bindings, row_type=row_type)
-        if session.kv.dirty and not self._plain.get(query, False):
-            self._flush_for(query)
         before = session.open
         try:
             return cast(
@@ -85,16 +77,6 @@ class SqlStorage:
         finally:
             if session.open and not (before and life.pending):
                 life.wrote(driven)
-
-    def _flush_for(self, query: str) -> None:
-        text = query.lower() if isinstance(query, str) else ""
-        plain = not any(word in text for word in _REVEALING)
-        if plain:
-            if len(self._plain) >= _SEEN_MAX:
-                self._plain.clear()
-            self._plain[query] = True
-        else:
-            self._session.kv.flush()
 
     @property
     def database_size(self) -> int:

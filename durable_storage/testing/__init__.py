@@ -3,5 +3,19 @@
 from __future__ import annotations
 
 from .clock import ManualClock
+from .objects import (
+    evict_all_durable_objects,
+    evict_durable_object,
+    list_durable_object_ids,
+    run_durable_object_alarm,
+    run_in_durable_object,
+)
 
-__all__ = ["ManualClock"]
+__all__ = [
+    "ManualClock",
+    "evict_all_durable_objects",
+    "evict_durable_object",
+    "list_durable_object_ids",
+    "run_durable_object_alarm",
+    "run_in_durable_object",
+]

@@ -158,6 +158,12 @@ class Error(Exception):
     """What a recorded step throws."""
 
 
+def slot_of(slots: list[Outcome], number: int) -> Outcome:
+    if number == len(slots):
+        slots.append({"pending": True})
+    return slots[number]
+
+
 def snake_case(name: str) -> str:
     return re.sub("[A-Z]", lambda match: "_" + match[0].lower(), name)
 
@@ -231,20 +237,24 @@ class Player:
 
     # -- running steps ---------------------------------------------------------------------
 
+    # A list of slots is filled as far as its steps are reached; it may be there already.
+
     async def perform_all(
-        self, steps: Sequence[Step], slots: Sequence[Outcome], scope: Scope = ()
+        self, steps: Sequence[Step], slots: list[Outcome], scope: Scope = ()
     ) -> None:
-        for step, slot in zip(steps, slots, strict=True):
+        for number, step in enumerate(steps):
+            slot = slot_of(slots, number)
             finish = self.start(step, slot, scope)
             if finish is not None:
                 await finish()
             self.propagate(step, slot)
 
     def start_all(
-        self, steps: Sequence[Step], slots: Sequence[Outcome], scope: Scope = ()
+        self, steps: Sequence[Step], slots: list[Outcome], scope: Scope = ()
     ) -> list[Finish]:
         finishes: list[Finish] = []
-        for step, slot in zip(steps, slots, strict=True):
+        for number, step in enumerate(steps):
+            slot = slot_of(slots, number)
             finish = self.start(step, slot, scope)
             if finish is not None:
                 finishes.append(finish)
@@ -321,8 +331,8 @@ class Player:
     def arguments(self, step: Step) -> list[Any]:
         return decode_arguments(step.get("args", []), self.run.base_ms)
 
-    def nested(self, step: Step, slot: Outcome, part: str = "steps") -> list[Outcome]:
-        slots: list[Outcome] = [{"pending": True} for _ in step.get(part, ())]
+    def nested(self, slot: Outcome, part: str = "steps") -> list[Outcome]:
+        slots: list[Outcome] = []
         slot[part] = slots
         return slots
 
@@ -431,11 +441,12 @@ class Player:
     # -- transactions and critical sections --------------------------------------------------
 
     def transaction_sync(self, step: Step, scope: Scope, slot: Outcome) -> Any:
-        slots = self.nested(step, slot)
+        slots = self.nested(slot)
         late: list[Finish] = []
 
         def callback() -> Any:
-            for inner, inner_slot in zip(step.get("steps", ()), slots, strict=True):
+            for number, inner in enumerate(step.get("steps", ())):
+                inner_slot = slot_of(slots, number)
                 finish = self.start(inner, inner_slot, scope)
                 if finish is not None:
                     late.append(finish)
@@ -444,7 +455,7 @@ class Player:
 
         async def async_callback() -> Any:
             result = callback()
-            after = self.nested(step, slot, "afterAwait")
+            after = self.nested(slot, "afterAwait")
             await anyio.lowlevel.checkpoint()
             await self.perform_all(step.get("afterAwait", ()), after, scope)
             return result
@@ -478,7 +489,7 @@ class Player:
         return finish
 
     def transaction(self, step: Step, scope: Scope, slot: Outcome) -> Any:
-        slots = self.nested(step, slot)
+        slots = self.nested(slot)
         late: list[Finish] = []
 
         def opened(txn: DurableObjectTransaction) -> Scope:
@@ -512,7 +523,7 @@ class Player:
         return finish
 
     def block_concurrency_while(self, step: Step, scope: Scope, slot: Outcome) -> Any:
-        slots = self.nested(step, slot)
+        slots = self.nested(slot)
 
         async def callback() -> Any:
             await self.perform_all(step.get("steps", ()), slots, scope)
@@ -523,7 +534,7 @@ class Player:
     # -- the event itself --------------------------------------------------------------------
 
     def unawaited(self, step: Step, scope: Scope, slot: Outcome) -> Any:
-        finishes = self.start_all(step["steps"], self.nested(step, slot), scope)
+        finishes = self.start_all(step["steps"], self.nested(slot), scope)
         then = step.get("then")
         if then == "abort":
             self.ctx.abort("aborted by case")
@@ -725,7 +736,7 @@ class SilentObject(DurableObject):
         self._player = Player(ctx, self._run)
         steps = self._run.case.get("onStart")
         if steps is not None and not self._run.finished:
-            slots: list[Outcome] = [{"pending": True} for _ in steps]
+            slots: list[Outcome] = []
             self._run.starts.append(slots)
 
             async def start() -> None:
@@ -733,7 +744,7 @@ class SilentObject(DurableObject):
 
             ctx.block_concurrency_while(start)
 
-    async def play(self, steps: Sequence[Step], slots: Sequence[Outcome]) -> None:
+    async def play(self, steps: Sequence[Step], slots: list[Outcome]) -> None:
         """Perform the steps of one event."""
         try:
             await self._player.perform_all(steps, slots)
@@ -748,8 +759,7 @@ class AlarmedObject(SilentObject):
         run = self._run
         if run.finished:
             return
-        steps = run.case.get("alarmSteps", ())
-        slots: list[Outcome] = [{"pending": True} for _ in steps]
+        slots: list[Outcome] = []
         number = len(run.alarms)
         run.alarms.append(
             {
@@ -760,7 +770,7 @@ class AlarmedObject(SilentObject):
             }
         )
         try:
-            await self._player.perform_all(steps, slots)
+            await self._player.perform_all(run.case.get("alarmSteps", ()), slots)
         finally:
             run.alarms_done += 1
         if number < run.case.get("alarmThrows", 0):
@@ -842,8 +852,7 @@ class Driver:
 
         async with anyio.create_task_group() as tasks:
             for number, event in enumerate(step["events"]):
-                slots: list[Outcome] = [{"pending": True} for _ in event["steps"]]
-                outcomes.append({"steps": slots})
+                outcomes.append({"steps": []})
                 tasks.start_soon(deliver, number, event["steps"], outcomes[-1])
         return outcomes
 
