@@ -1,0 +1,25 @@
+"""Threads for work that nobody waits for: archiving ahead, snapshots, pruning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Final
+
+__all__ = ["Background", "start_in_background"]
+
+# More would only compete with each other and with the event loop for the processor.
+THREADS: Final = 2
+
+Background = Callable[[Callable[[], None]], object]
+
+
+def start_in_background(work: Callable[[], None]) -> object:
+    """Have a thread of the process do some work, soon."""
+    return _threads().submit(work)
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(THREADS, thread_name_prefix="durable-storage-history")

@@ -1,0 +1,274 @@
+"""Blocks: runs of WAL frames with their commit times, as the log stores them.
+
+A block is a header and a payload. The payload is the times, then the frames exactly as they stand
+in a WAL, so that archiving copies whole slices and there is one way to read everything. What did
+not come from a WAL (a restore, an import, a change from outside) is written as frames too.
+``docs/format.md`` gives every byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zlib
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import Final, NamedTuple, final
+
+from .bookmarks import Position
+from .wal import FRAME_HEADER_SIZE
+
+__all__ = [
+    "BLOCK_HEADER_SIZE",
+    "MAGIC",
+    "NO_HASH",
+    "Block",
+    "Damage",
+    "Flags",
+    "Slice",
+    "build_block",
+    "commit_frames",
+    "is_intact",
+    "last_time",
+    "parse_block",
+    "parse_frames",
+    "parse_times",
+]
+
+MAGIC: Final = b"DSHB"
+FORMAT: Final = 1
+NO_HASH: Final = bytes(16)
+_HEADER: Final = struct.Struct(">4sH H16sQQIIIIIII8sQQII16s16s")
+_CRC: Final = struct.Struct(">I")
+BLOCK_HEADER_SIZE: Final = _HEADER.size + _CRC.size
+_TIME: Final = struct.Struct(">IQ")
+# Compressing random bytes is ten times slower than copying them and gains nothing.
+_SAMPLE_STRIDE: Final = 64 * 1024
+_SAMPLE_SIZE: Final = 2048
+_WORTHWHILE: Final = 0.85
+
+CommitTime = tuple[int, int]
+"""A frame, and a time in ms by which every commit up to that frame had been made."""
+
+
+class Damage(Exception):  # noqa: N818 - translated to BookmarkError where a bookmark is at hand
+    """A part of the history cannot be read.
+
+    Attributes:
+        number: the block that is damaged or missing.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+class Flags:
+    """Bits of a block's ``flags``."""
+
+    COMPRESSED: Final = 1
+    """The frames are a zlib stream."""
+    CONTINUES: Final = 2
+    """The last frame ends no commit; the next block goes on."""
+    FULL: Final = 4
+    """The block is of a commit that holds every page: reading may start with its first block."""
+    RESTORE: Final = 8
+    OUTSIDE: Final = 16
+    """The commit is the difference that was found between the file and the log."""
+    IMPORT: Final = 32
+
+
+class Block(NamedTuple):
+    """A block's header."""
+
+    flags: int
+    object_id: bytes
+    number: int
+    """Dense, from 1."""
+    durable: int
+    """The last block known to be durable when this one was written."""
+    epoch: int
+    generation: int
+    first_frame: int
+    frame_count: int
+    commit_count: int
+    page_size: int
+    pages: int
+    """The database's size after the block's last commit; 0 if it ends none."""
+    salts: bytes
+    """Of the WAL that the frames are from; zeros for frames that were not in one."""
+    first_time: int
+    last_time: int
+    times_size: int
+    frames_size: int
+    payload_hash: bytes
+    previous_hash: bytes
+
+    @property
+    def last_frame(self) -> int:
+        """The number of the last frame in its generation."""
+        return self.first_frame + self.frame_count - 1
+
+    @property
+    def end(self) -> Position:
+        """The position of the last frame: a commit unless the block continues."""
+        return Position(self.epoch, self.generation, self.last_frame)
+
+    @property
+    def size(self) -> int:
+        """Bytes of header and payload."""
+        return BLOCK_HEADER_SIZE + self.times_size + self.frames_size
+
+    @property
+    def continues(self) -> bool:
+        """Whether the last frame is in the middle of a commit."""
+        return bool(self.flags & Flags.CONTINUES)
+
+    @property
+    def starts_full(self) -> bool:
+        """Whether the block needs nothing before it."""
+        return bool(self.flags & Flags.FULL) and self.first_frame == 1
+
+    def pack(self) -> bytes:
+        """Return the header's bytes."""
+        data = _HEADER.pack(MAGIC, FORMAT, *self)
+        return data + _CRC.pack(zlib.crc32(data))
+
+    @property
+    def hash(self) -> bytes:
+        """What the next block names as ``previous_hash``; covers the payload by its hash."""
+        return _hash(self.pack())
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Frames on their way into the log, of one generation, at most a few MiB."""
+
+    frames: bytes
+    first_frame: int
+    times: list[CommitTime]
+    page_size: int
+    salts: bytes = bytes(8)
+    flags: int = 0
+
+
+def build_block(
+    piece: Slice,
+    *,
+    object_id: bytes,
+    position: Position,
+    number: int,
+    durable: int,
+    previous: bytes,
+) -> tuple[Block, bytes]:
+    """Return the block that holds a slice, and its payload.
+
+    The slow part, compression, runs outside the interpreter's lock.
+    """
+    frame_size = FRAME_HEADER_SIZE + piece.page_size
+    commits = commit_frames(piece.frames, frame_size)
+    frame_count = len(piece.frames) // frame_size
+    flags = piece.flags
+    if not commits or commits[-1] != frame_count - 1:
+        flags |= Flags.CONTINUES
+    pages = _word(piece.frames, commits[-1] * frame_size + 4) if commits else 0
+    frames = piece.frames
+    if _compressible(frames):
+        frames = zlib.compress(frames, 1)
+        flags |= Flags.COMPRESSED
+    times_of = _on_commits(piece, commits)
+    times = zlib.compress(b"".join(_TIME.pack(*time) for time in times_of), 1)
+    payload = times + frames
+    block = Block(
+        flags=flags,
+        object_id=object_id,
+        number=number,
+        durable=durable,
+        epoch=position.epoch,
+        generation=position.generation,
+        first_frame=piece.first_frame,
+        frame_count=frame_count,
+        commit_count=len(commits),
+        page_size=piece.page_size,
+        pages=pages,
+        salts=piece.salts,
+        first_time=times_of[0][1],
+        last_time=times_of[-1][1],
+        times_size=len(times),
+        frames_size=len(frames),
+        payload_hash=_hash(payload),
+        previous_hash=previous,
+    )
+    return block, payload
+
+
+def parse_block(data: bytes) -> Block | None:
+    """Return the header at the start of ``data``, or None if there is no whole one."""
+    if len(data) < BLOCK_HEADER_SIZE or data[:4] != MAGIC:
+        return None
+    if _CRC.unpack_from(data, _HEADER.size)[0] != zlib.crc32(data[: _HEADER.size]):
+        return None
+    fields = _HEADER.unpack_from(data)
+    if fields[1] != FORMAT:
+        raise Damage(
+            f"the history is written in format {fields[1]}, and this version of the library reads "
+            f"{FORMAT}; open the object with a newer one",
+            fields[4],
+        )
+    return Block(*fields[2:])
+
+
+def parse_times(block: Block, payload: bytes) -> list[CommitTime]:
+    """Return the commit times in a payload, in order."""
+    return list(_TIME.iter_unpack(zlib.decompress(payload[: block.times_size])))
+
+
+def parse_frames(block: Block, payload: bytes) -> bytes:
+    """Return the frames in a payload that `is_intact`."""
+    frames = payload[block.times_size :]
+    return zlib.decompress(frames) if block.flags & Flags.COMPRESSED else frames
+
+
+def is_intact(block: Block, payload: bytes) -> bool:
+    """Whether this is the payload that was written with the header."""
+    return _hash(payload) == block.payload_hash
+
+
+def last_time(times: list[CommitTime], time_ms: int) -> CommitTime | None:
+    """Return the last entry that is not after a time."""
+    index = bisect_right(times, time_ms, key=lambda item: item[1])
+    return times[index - 1] if index else None
+
+
+def commit_frames(frames: bytes, frame_size: int) -> list[int]:
+    """Return the indices, from 0, of the frames that end a commit."""
+    sizes = zip(*(frames[byte::frame_size] for byte in range(4, 8)), strict=True)
+    return [index for index, size in enumerate(sizes) if any(size)]
+
+
+def _on_commits(piece: Slice, commits: list[int]) -> list[CommitTime]:
+    """Return the times with each frame moved back to the last commit that it covers."""
+    times: list[CommitTime] = []
+    for frame, time_ms in piece.times:
+        index = bisect_right(commits, frame - piece.first_frame)
+        if index:
+            commit = piece.first_frame + commits[index - 1]
+            if not times or commit > times[-1][0]:
+                times.append((commit, time_ms))
+    return times or piece.times[-1:]
+
+
+def _compressible(frames: bytes) -> bool:
+    sample = b"".join(
+        frames[start : start + _SAMPLE_SIZE] for start in range(0, len(frames), _SAMPLE_STRIDE)
+    )
+    return len(zlib.compress(sample, 1)) < _WORTHWHILE * len(sample)
+
+
+def _word(data: bytes, offset: int) -> int:
+    return int.from_bytes(data[offset : offset + 4], "big")
+
+
+def _hash(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()

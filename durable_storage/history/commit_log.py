@@ -1,0 +1,513 @@
+"""The commit log of one object: every commit stays restorable for as long as is promised.
+
+Model: the database's WAL is the newest part of the log. It restarts only when we fold it, and we
+fold it only when all of it is archived, that is copied into segments. A commit's `Position` is
+the generation of the WAL, counted from the first, and its last frame there.
+
+Invariants:
+- Frames up to ``_archived`` are in the log; frames up to ``_committed`` are commits. What is
+  behind may be anything (see `wal`).
+- The WAL restarts only while nothing committed is missing in the log. If it does otherwise there
+  is a gap: nothing is archived any more, and the next open compares the file with the log.
+- ``base`` always names the state from which the live WAL goes on, or is recognisably out of date.
+
+Threads: the owner of the connection calls `current_bookmark` and, with nobody else using the
+connection, `archive`, `checkpointed` and `close`. `confirmed` comes from a thread that confirms,
+and archiving ahead runs in a thread of ours; both may be concurrent with commits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import threading
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from typing import Final, Protocol, final
+
+from ..database.faults import Faults
+from ..errors import ArgumentTypeError, BookmarkError
+from .archive import archive_frames
+from .background import Background, start_in_background
+from .block import CommitTime
+from .bookmarks import BEGINNING, Position
+from .files import Files
+from .layout import Intent, Layout, pack_identity, pack_time, read_identity
+from .reader import DiskUse, HistoryReader, TimelineEntry
+from .recovery import Recovery, write_base
+from .retention import make_snapshot, prune, wants_snapshot
+from .segment import SegmentLog, find_object_id
+from .settings import History
+from .snapshot import Snapshots
+from .verify import Verification, verify
+from .wal import HEADER_SIZE, WalHeader, parse_header
+
+__all__ = ["CommitLog"]
+
+# Archive this many frames while commits go on, so that little is left for when they may not.
+ARCHIVE_AHEAD_FRAMES: Final = 128
+# A log that cannot be written (a full disk) holds up the folding of the WAL until it is so large.
+WAL_SIZE_MAX_BYTES: Final = 256 * 1024**2
+SEGMENTS_PER_RETENTION: Final = 8
+
+
+class AttachedDatabase(Protocol):
+    """What the log needs of the object's database."""
+
+    def close(self) -> None: ...
+
+
+@final
+class CommitLog:
+    """The history of one object whose file is open, or about to be. Made by `open`."""
+
+    def __init__(
+        self, reader: HistoryReader, files: Files, settings: History, clock_ms: Callable[[], int]
+    ) -> None:
+        self._reader = reader
+        self._layout = reader.layout
+        self._log = reader.log
+        self._files = files
+        self._settings = settings
+        self._clock_ms = clock_ms
+        self._start: Background = start_in_background
+        self._database: AttachedDatabase | None = None
+        self._closed = False
+
+        # Held for moments only: what is known of the WAL.
+        self._lock = threading.Lock()
+        self._wal = -1
+        self._raw_header = b""
+        self._header: WalHeader | None = None
+        self._generation = 0
+        self._committed = 0
+        self._archived = 0
+        # What confirmed() saw last. While a COMMIT runs this may be a commit in the making, so
+        # it bounds times and nothing else.
+        self._seen = 0
+        self._times: list[CommitTime] = []
+        self._last_time = 0
+        self._times_file = -1
+        self._restarted = False
+        self._gap = False
+
+        # Held while the log is appended to.
+        self._archiving = threading.Lock()
+        self._ahead = False
+        # Held while files are removed or snapshots made.
+        self._maintaining = threading.Lock()
+
+    # -- opening
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        settings: History,
+        clock_ms: Callable[[], int],
+        faults: Faults | None = None,
+    ) -> CommitLog:
+        """Bring history and file together before the file is opened, and do a pending restore.
+
+        After a crash it archives what the WAL holds; a file that the log does not explain is
+        compared with it, and the difference becomes one commit.
+
+        Raises:
+            DatabaseFileError: the file is no database, or another process has it open.
+            BookmarkError: a restore that was asked for cannot be done. It is given up: the next
+                open succeeds with the object as it is.
+            OSError: the disk refused.
+        """
+        files = Files(faults)
+        layout = Layout(os.path.abspath(path))
+        reader = _reader(layout, files, settings)
+        log = cls(reader, files, settings, clock_ms)
+        Recovery(reader, files, clock_ms, log._prepare).run()
+        log._last_time = log._log.last_time
+        return log
+
+    def attach(self, database: AttachedDatabase) -> None:
+        """Take note of the database that is open now; the log closes it when it is closed."""
+        self._database = database
+        self._generation = self._log.position.generation
+
+    def _prepare(self) -> None:
+        """Make the directories and the identity durable, once in an object's life."""
+        if not os.path.exists(self._layout.identity):
+            self._layout.make_directories(self._files)
+            self._files.replace(self._layout.identity, pack_identity(self._reader.object_id))
+
+    # -- observing the WAL; all with the lock held
+
+    def _observe(self, time_ms: int, *, quiet: bool) -> None:
+        """Note what was committed since the last time.
+
+        Args:
+            time_ms: the time of what is new.
+            quiet: no COMMIT is running, so that what is found are commits.
+        """
+        if self._wal < 0:
+            try:
+                self._wal = os.open(self._layout.wal, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return
+        raw = os.pread(self._wal, HEADER_SIZE, 0)
+        if raw != self._raw_header:
+            self._meet(raw)
+        header = self._header
+        if header is None:
+            return
+        if quiet:
+            self._committed = header.last_commit(self._wal, self._committed)
+            self._seen = self._committed
+        else:
+            self._seen = header.last_commit(self._wal, self._seen)
+        if self._seen > (self._times[-1][0] if self._times else self._archived):
+            self._note_time(header, max(time_ms, self._last_time))
+
+    def _meet(self, raw: bytes) -> None:
+        """Begin a generation if the WAL did."""
+        header = parse_header(raw)
+        if header is None:
+            return  # being written
+        if self._header is not None:
+            if self._seen > self._archived:
+                self._gap = True
+            self._restarted = True
+        self._raw_header = raw
+        self._header = header
+        self._generation += 1
+        self._committed = self._archived = self._seen = 0
+        self._times = []
+
+    def _note_time(self, header: WalHeader, time_ms: int) -> None:
+        self._last_time = time_ms
+        self._times.append((self._seen, time_ms))
+        if self._times_file < 0:
+            self._files.make_directory(self._layout.directory)
+            self._layout.hold_wal(self._files)
+            self._times_file = self._files.append_to(self._layout.times)
+        self._files.append(
+            self._times_file, self._layout.times, pack_time(header.salts, self._seen, time_ms)
+        )
+
+    # -- the hooks
+
+    def confirmed(self, time_ms: int) -> None:
+        """Record the time of the commits that were made durable; call it right after that.
+
+        May run in any thread, also while commits are made.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        with self._lock:
+            self._observe(time_ms, quiet=False)
+            restarted = self._restarted
+            ahead = self._seen - self._archived >= ARCHIVE_AHEAD_FRAMES and not self._ahead
+            self._ahead = self._ahead or ahead
+        if restarted:
+            self._record_restart()
+        if ahead:
+            self._start(self._archive_ahead)
+
+    def _archive_ahead(self) -> None:
+        try:
+            with self._archiving:
+                with self._lock:
+                    upto = self._complete_frame()
+                    source = self._wal, self._header
+                # A full disk is for archive() to deal with.
+                with contextlib.suppress(OSError):
+                    self._archive(source, upto)
+        finally:
+            self._ahead = False
+
+    def _complete_frame(self) -> int:
+        """Return the last frame that confirmed() saw and that is a commit for sure."""
+        if self._header is None or self._closed:
+            return 0
+        for frame, _ in reversed(self._times[-2:]):
+            if self._header.is_commit(self._wal, frame) and self._header.is_complete(
+                self._wal, frame
+            ):
+                return frame
+        return 0
+
+    def archive(self) -> bool:
+        """Copy every commit of the WAL into the log, durably, so that the WAL can be folded.
+
+        Nobody else may use the connection, from now until `checkpointed`.
+
+        Returns:
+            False if the log cannot be written now (a full disk): the WAL must not be folded, and
+            nothing is lost. Once the WAL is very large, true nevertheless: history then has a
+            gap, which the next open closes with one commit.
+
+        Raises:
+            OSError: the WAL itself cannot be synced.
+        """
+        with self._archiving:
+            with self._lock:
+                self._observe(self._clock_ms(), quiet=True)
+                upto = self._committed
+                source = self._wal, self._header
+            if self._restarted:
+                self._record_restart()
+            if self._header is None or self._gap:
+                return True
+            # What the log holds must be in the WAL too, whatever happens to the power.
+            self._files.sync(self._wal, self._layout.wal)
+            try:
+                self._archive(source, upto)
+                self._log.sync()
+            except OSError:
+                with self._lock:
+                    self._archived = self._archived_frame()
+                    if os.fstat(self._wal).st_size < WAL_SIZE_MAX_BYTES:
+                        return False
+                    self._gap = True
+            return True
+
+    def _archive(self, source: tuple[int, WalHeader | None], upto: int) -> None:
+        descriptor, header = source
+        if header is None or upto <= self._archived or self._gap:
+            return
+        self._prepare()
+        with self._lock:
+            times = list(self._times)
+        archive_frames(
+            self._log,
+            descriptor,
+            header,
+            epoch=self._log.position.epoch,
+            generation=self._generation,
+            after=self._archived,
+            upto=upto,
+            times=times,
+            now_ms=max(self._clock_ms(), self._last_time),
+        )
+        with self._lock:
+            self._archived = upto
+            del self._times[: bisect_right(self._times, upto, key=lambda item: item[0])]
+
+    def _archived_frame(self) -> int:
+        position = self._log.position
+        return position.frame if position.generation == self._generation else 0
+
+    def checkpointed(self) -> None:
+        """Take note that the WAL was folded and has restarted."""
+        with self._lock:
+            self._observe(self._clock_ms(), quiet=True)
+            restarted = self._restarted
+        if restarted:
+            self._record_restart()
+        self._start(self._maintain)
+
+    def _record_restart(self) -> None:
+        """Durably name the WAL that goes on from the log's last commit, before it matters."""
+        with self._lock:
+            if not self._restarted or self._header is None:
+                return
+            self._restarted = False
+            salts = self._header.salts
+            if self._times_file >= 0:
+                self._files.truncate(self._times_file, self._layout.times, 0)
+        if self._gap:
+            self._files.unlink(self._layout.base)
+            self._files.sync_directory(self._layout.directory)
+        else:
+            write_base(self._reader, self._files, salts)
+
+    def close(self) -> None:
+        """Archive everything, close the database, and leave a file that opens fast.
+
+        Raises:
+            OSError: the disk refused; the next open recovers.
+        """
+        if self._closed:
+            return
+        try:
+            archived = self._database is not None and self.archive()
+            if self._database is not None:
+                self._database.close()
+            if archived and not self._gap and not os.path.exists(self._layout.wal):
+                self._leave()
+        finally:
+            self.abandon()
+
+    def _leave(self) -> None:
+        if self._header is None:
+            return  # nothing was written
+        self._files.unlink(self._layout.times)
+        self._files.unlink(self._layout.held_wal)
+        write_base(self._reader, self._files)
+
+    def abandon(self) -> None:
+        """Let go of everything at once, because the database broke; the next open recovers."""
+        with self._archiving, self._lock:
+            self._closed = True
+            self._header = None
+            self._log.close()
+            for descriptor in (self._wal, self._times_file):
+                if descriptor >= 0:
+                    os.close(descriptor)
+            self._wal = self._times_file = -1
+        if self._database is not None:
+            self._database.close()
+
+    # -- bookmarks
+
+    def current_bookmark(self) -> str:
+        """Return the bookmark of the last COMMIT, which need not be confirmed yet.
+
+        For the thread of the connection, while no transaction is open.
+        """
+        self._prepare()
+        return self._reader.bookmark(self._position())
+
+    def _position(self) -> Position:
+        with self._lock:
+            self._observe(self._clock_ms(), quiet=True)
+            if self._committed:
+                return Position(self._log.position.epoch, self._generation, self._committed)
+            return self._log.position
+
+    def bookmark_for_time(self, time_ms: int) -> str:
+        """Return the bookmark of the last commit at or before a time (ms since the epoch).
+
+        Raises:
+            ArgumentTypeError: the time is not an integer.
+            BookmarkError: the time is before history begins, or in the future.
+        """
+        if not isinstance(time_ms, int) or isinstance(time_ms, bool):  # pyright: ignore[reportUnnecessaryIsInstance] - callers
+            raise ArgumentTypeError(f"a time is an int, got {type(time_ms).__name__}")
+        now_ms = self._clock_ms()
+        if time_ms > now_ms:
+            raise BookmarkError(f"the time {time_ms} is in the future: it is {now_ms} now")
+        self._prepare()
+        with self._lock:
+            self._observe(now_ms, quiet=True)
+            index = bisect_right(self._times, time_ms, key=lambda item: item[1])
+            if index:
+                frame = self._times[index - 1][0]
+                position = Position(self._log.position.epoch, self._generation, frame)
+                return self._reader.bookmark(position)
+            first = self._times[0][1] if self._times else now_ms
+        if self._log.head is None:
+            raise BookmarkError(
+                f"the time {time_ms} is before this object's history begins, which is at {first} "
+                "(milliseconds since the epoch)"
+            )
+        return self._reader.bookmark(self._reader.at_time(time_ms).position)
+
+    def request_restore(self, bookmark: str) -> str:
+        """Have the next open restore a bookmark, and return the bookmark that undoes it.
+
+        Durable when it returns. Another request replaces it. The undo bookmark names the last
+        commit before the restore, also one that is still to come.
+
+        Raises:
+            BookmarkError: the bookmark cannot be restored; the message says what can be.
+        """
+        position = self._reader.parse(bookmark)
+        current = self._position()
+        if not self._is_live(position, current):
+            self._reader.find(position)
+        self._prepare()
+        self._files.replace(self._layout.intent, Intent(position, self._log.number).pack())
+        return self._reader.bookmark(Position.end_of(current.epoch))
+
+    def _is_live(self, position: Position, current: Position) -> bool:
+        """Whether a position names a commit that may not be archived yet."""
+        if position == Position.end_of(current.epoch) or position == current != BEGINNING:
+            return True
+        with self._lock:
+            return (
+                self._header is not None
+                and position[:2] == current[:2]
+                and 0 < position.frame <= current.frame
+                and self._header.is_commit(self._wal, position.frame)
+            )
+
+    # -- maintenance
+
+    def _maintain(self) -> None:
+        """Make a snapshot or drop old segments, when it is time; another fold tries again."""
+        with contextlib.suppress(OSError, BookmarkError), self._maintaining:
+            if self._closed:
+                return
+            head = self._log.head
+            if head is not None and wants_snapshot(self._reader):
+                make_snapshot(self._reader, head, self._files)
+            self._prune(self._clock_ms())
+
+    def prune(self, now_ms: int) -> int:
+        """Drop what is older than the retention, and return the bytes freed.
+
+        Raises:
+            BookmarkError: the history that is kept needs something that is damaged.
+            OSError: the disk refused.
+        """
+        with self._maintaining:
+            return self._prune(now_ms)
+
+    def _prune(self, now_ms: int) -> int:
+        return prune(self._reader, now_ms - self._settings.retention_ms, self._files)
+
+    # -- looking at it
+
+    def timeline(self) -> Iterator[TimelineEntry]:
+        """Yield runs of commits, oldest first; the ones not archived yet come last."""
+        yield from self._reader.timeline()
+        with self._lock:
+            self._observe(self._clock_ms(), quiet=True)
+            times = list(self._times)
+            generation = self._generation
+        for frame, time_ms in times:
+            position = Position(self._log.position.epoch, generation, frame)
+            yield TimelineEntry(time_ms, self._reader.bookmark(position), 1, 0)
+
+    def verify(self, progress: Callable[[int, int], None] | None = None) -> Verification:
+        """Read the whole history and check every hash; what is in the WAL is SQLite's to check."""
+        with self._maintaining:
+            return verify(self._reader, progress)
+
+    def export(self, destination: str | os.PathLike[str], bookmark: str | None = None) -> None:
+        """Write a plain SQLite file of the database as of a bookmark, or of the last commit.
+
+        Raises:
+            BookmarkError: the bookmark cannot be had.
+            OSError: the file cannot be written; nothing is left there.
+        """
+        self.archive()
+        position = self._reader.parse(bookmark) if bookmark is not None else self._log.position
+        with self._maintaining:
+            target = self._reader.find(position)
+            self._reader.export(os.path.abspath(destination), target, self._files)
+
+    def disk_use(self) -> DiskUse:
+        """Return how many bytes the history takes."""
+        return self._reader.disk_use()
+
+    @property
+    def gap(self) -> bool:
+        """Whether commits are not archived any more until the object is opened anew."""
+        return self._gap
+
+
+def _reader(layout: Layout, files: Files, settings: History) -> HistoryReader:
+    object_id = (
+        read_identity(layout.identity) or find_object_id(layout.segments) or secrets.token_bytes(16)
+    )
+    log = SegmentLog(
+        layout.segments,
+        files,
+        object_id=object_id,
+        segment_size_bytes=settings.segment_size_bytes,
+        segment_age_ms=max(1, settings.retention_ms // SEGMENTS_PER_RETENTION),
+    )
+    snapshots = Snapshots(layout.snapshots, files, object_id=object_id)
+    return HistoryReader(layout, log, snapshots, object_id)

@@ -1,0 +1,329 @@
+"""Reading an object's history: which commits there are, and the database as of one of them."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import NamedTuple, final
+
+from ..errors import BookmarkError
+from .block import Damage, last_time, parse_frames, parse_times
+from .bookmarks import BEGINNING, Position, format_bookmark, parse_bookmark
+from .files import Files
+from .image import Image
+from .layout import Layout
+from .segment import Entry, SegmentLog
+from .snapshot import Snapshot, Snapshots
+
+__all__ = ["DiskUse", "HistoryReader", "TimelineEntry"]
+
+
+class TimelineEntry(NamedTuple):
+    """Commits that were archived together."""
+
+    time_ms: int
+    """When the last of them was made."""
+    bookmark: str
+    """Of the last of them."""
+    commits: int
+    bytes: int
+    """What they take on disk."""
+
+
+class DiskUse(NamedTuple):
+    """Bytes on disk."""
+
+    log_bytes: int
+    snapshot_bytes: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A commit in the log that can be gone back to."""
+
+    position: Position
+    number: int
+    """The block that holds it; 0 for the beginning."""
+    time_ms: int
+
+
+@final
+class HistoryReader:
+    """Everything that is done with the archived part of a history without changing it."""
+
+    def __init__(
+        self, layout: Layout, log: SegmentLog, snapshots: Snapshots, object_id: bytes
+    ) -> None:
+        self.layout = layout
+        self.log = log
+        self.snapshots = snapshots
+        self.object_id = object_id
+
+    def bookmark(self, position: Position) -> str:
+        """Return the bookmark of a position."""
+        return format_bookmark(self.object_id, position)
+
+    def parse(self, bookmark: str) -> Position:
+        """Return the position of a bookmark; BookmarkError if it is not one of this object."""
+        return parse_bookmark(self.object_id, bookmark)
+
+    # -- finding commits
+
+    def find(self, position: Position) -> Target:
+        """Return the commit that a position names.
+
+        Raises:
+            BookmarkError: there is none, or it was pruned, or what it needs is damaged.
+        """
+        target = self._find(position)
+        self._sources(target)
+        return target
+
+    def _find(self, position: Position) -> Target:
+        entries = self.log.entries()
+        if position == BEGINNING and (not entries or entries[0].block.number == 1):
+            return Target(BEGINNING, 0, 0)
+        if position.ends_epoch:
+            index = bisect_right(entries, position.epoch, key=lambda entry: entry.block.epoch) - 1
+            if index >= 0 and entries[index].block.epoch == position.epoch:
+                block = entries[index].block
+                return Target(block.end, block.number, block.last_time)
+        index = bisect_left(entries, position, key=lambda entry: entry.block.end)
+        if index < len(entries):
+            block = entries[index].block
+            if position >= Position(block.epoch, block.generation, block.first_frame):
+                return Target(position, block.number, block.last_time)
+        for snapshot in self.snapshots.all():
+            if snapshot.position == position or (
+                position.ends_epoch and snapshot.position.epoch == position.epoch
+            ):
+                return Target(snapshot.position, snapshot.number, snapshot.time)
+        raise BookmarkError(self._refusal(position))
+
+    def _refusal(self, position: Position) -> str:
+        name = self.bookmark(position)
+        oldest = self.oldest()
+        if position < oldest.position:
+            return (
+                f"{name} was pruned: the history that is kept begins at "
+                f"{self.bookmark(oldest.position)} (time {oldest.time_ms})"
+            )
+        newest = self.log.position
+        if position > newest:
+            return f"{name} is of the future: the last commit is {self.bookmark(newest)}"
+        return f"{name} names no commit in this object's history; it was never confirmed, or lost"
+
+    def oldest(self) -> Target:
+        """Return the oldest commit that can be gone back to."""
+        entries = self.log.entries()
+        if not entries or entries[0].block.number == 1:
+            return Target(BEGINNING, 0, 0)
+        targets = [
+            Target(snapshot.position, snapshot.number, snapshot.time)
+            for snapshot in self.snapshots.all()
+        ]
+        targets += [
+            Target(entry.block.end, entry.block.number, entry.block.last_time)
+            for entry in entries
+            if entry.block.starts_full
+        ]
+        return min(targets, key=lambda target: target.number, default=Target(BEGINNING, 0, 0))
+
+    def at_time(self, time_ms: int) -> Target:
+        """Return the last commit that was made at or before a time.
+
+        Raises:
+            BookmarkError: the time is before the history that is kept.
+        """
+        entries = self.log.entries()
+        index = bisect_right(entries, time_ms, key=lambda entry: entry.block.first_time)
+        # A commit longer than a block has its time in each of them, and ends in the last.
+        for entry in reversed(entries[:index]):
+            block = entry.block
+            found = last_time(parse_times(block, self._payload(entry)), time_ms)
+            if found is None or (block.continues and found[0] == block.last_frame):
+                continue
+            frame, made = found
+            return Target(Position(block.epoch, block.generation, frame), block.number, made)
+        oldest = self.oldest()
+        if oldest.position == BEGINNING or oldest.time_ms > time_ms:
+            began = oldest.time_ms or (entries[0].block.first_time if entries else 0)
+            raise BookmarkError(
+                f"the time {time_ms} is before this object's history begins, which is at {began} "
+                "(milliseconds since the epoch)"
+            )
+        return oldest
+
+    # -- the database as of a commit
+
+    def materialize(self, target: Target, image: Image) -> None:
+        """Make an image the database as of a commit. Streams: one block is in memory at a time.
+
+        Raises:
+            BookmarkError: something it needs is damaged; the message says what can be had.
+        """
+        damage: Damage | None = None
+        for source in self._sources(target):
+            try:
+                self._replay(target, source, image)
+            except Damage as found:
+                damage = damage or found
+            else:
+                return
+        assert damage is not None, "there is a source, or find() had raised"
+        raise self._damaged(target.position, damage) from damage
+
+    def _replay(self, target: Target, source: Snapshot | Entry | None, image: Image) -> None:
+        number, link = 0, None
+        if isinstance(source, Snapshot):
+            source.load(image)
+            number, link = source.number, source.block_hash
+        elif source is None:
+            image.begin_empty()
+        else:
+            number = source.block.number - 1
+        ends_commit = True
+        for entry in self._between(number, target.number):
+            block = entry.block
+            if block.number != number + 1 or (link is not None and block.previous_hash != link):
+                raise Damage(f"block {number + 1} is missing", number + 1)
+            if block.starts_full:
+                image.begin(block.page_size)
+            count = block.frame_count
+            if block.number == target.number:
+                count = target.position.frame - block.first_frame + 1
+            frames = _frames(entry)
+            ends_commit = image.apply(frames, block.page_size, count)
+            number, link = block.number, block.hash
+        if number != target.number:
+            raise Damage(f"block {number + 1} is missing", number + 1)
+        if not ends_commit:
+            raise BookmarkError(f"{self.bookmark(target.position)} names no commit")
+        image.end(image.pages)
+
+    def _between(self, after: int, upto: int) -> list[Entry]:
+        entries = self.log.entries()
+        start = bisect_right(entries, after, key=lambda entry: entry.block.number)
+        stop = bisect_right(entries, upto, key=lambda entry: entry.block.number)
+        return entries[start:stop]
+
+    def _sources(self, target: Target) -> list[Snapshot | Entry | None]:
+        """Return what the state can be built up from, the nearest first; None: from nothing."""
+        entries = self.log.entries()
+        stop = bisect_right(entries, target.number, key=lambda entry: entry.block.number)
+        whole = target.number
+        if stop and entries[stop - 1].block.end != target.position:
+            whole -= 1  # a snapshot as of the end of the commit's own block is too new
+        sources: list[tuple[int, Snapshot | Entry | None]] = []
+        if target.number == 0 or (entries and entries[0].block.number == 1):
+            sources.append((0, None))
+        sources += [
+            (entry.block.number - 1, entry) for entry in entries[:stop] if entry.block.starts_full
+        ]
+        sources += [
+            (snapshot.number, snapshot)
+            for snapshot in self.snapshots.all()
+            if snapshot.number <= whole
+        ]
+        if not sources:
+            raise BookmarkError(self._refusal(target.position))
+        return [source for _, source in sorted(sources, key=lambda item: item[0], reverse=True)]
+
+    def _payload(self, entry: Entry) -> bytes:
+        try:
+            return entry.payload()
+        except Damage as damage:
+            raise self._damaged(entry.block.end, damage) from damage
+
+    # -- damage
+
+    def _damaged(self, position: Position, damage: Damage) -> BookmarkError:
+        ranges = ", ".join(
+            f"{self.bookmark(first)} to {self.bookmark(last)}"
+            for first, last in self.restorable({damage.number})
+        )
+        return BookmarkError(
+            f"{self.bookmark(position)} cannot be restored: {damage}; restorable are the commits "
+            f"from {ranges or 'none'}"
+        )
+
+    def restorable(
+        self, damaged_blocks: AbstractSet[int], damaged_snapshots: AbstractSet[int] = frozenset()
+    ) -> list[tuple[Position, Position]]:
+        """Return the ranges of commits that can be had although some of the files are damaged."""
+        bases = {
+            snapshot.number: snapshot.position
+            for snapshot in self.snapshots.all()
+            if snapshot.number not in damaged_snapshots
+        }
+        entries = self.log.entries()
+        if not entries or entries[0].block.number == 1:
+            bases[0] = BEGINNING
+        ranges: list[tuple[Position, Position]] = []
+        start, end, number = bases.get(0), BEGINNING, 0
+        for entry in entries:
+            block = entry.block
+            sound = block.number not in damaged_blocks
+            if start is not None and not (sound and block.number == number + 1):
+                ranges.append((start, end))
+                start = None
+            if start is None and sound:
+                start = bases.get(block.number - 1)
+                if start is None and block.starts_full:
+                    start = Position(block.epoch, block.generation, block.last_frame)
+            if start is None:
+                start = bases.get(block.number)
+            end, number = block.end, block.number
+        if start is not None:
+            ranges.append((start, end))
+        return ranges
+
+    # -- for people
+
+    def timeline(self) -> Iterator[TimelineEntry]:
+        """Yield what was archived, oldest first."""
+        commits = size = 0
+        for entry in self.log.entries():
+            block = entry.block
+            commits += block.commit_count
+            size += block.size
+            if not block.continues:
+                yield TimelineEntry(block.last_time, self.bookmark(block.end), commits, size)
+                commits = size = 0
+
+    def disk_use(self) -> DiskUse:
+        """Return how much the history takes on disk."""
+        return DiskUse(
+            sum(os.path.getsize(path) for path in self.log.segments()),
+            sum(snapshot.size for snapshot in self.snapshots.all()),
+        )
+
+    def export(self, destination: str, target: Target, files: Files) -> None:
+        """Write a plain SQLite file, not in WAL mode, of the database as of a commit.
+
+        Raises:
+            BookmarkError: something it needs is damaged.
+            OSError: the destination cannot be written; nothing is left there.
+        """
+        image = Image(destination + ".new", files)
+        try:
+            self.materialize(target, image)
+            image.leave_wal_mode()
+            image.sync()
+            image.close()
+            files.rename(image.path, destination)
+        except BaseException:
+            image.remove()
+            raise
+
+
+def _frames(entry: Entry) -> bytes:
+    try:
+        return parse_frames(entry.block, entry.payload())
+    except zlib.error as error:  # pragma: no cover - the hash was right
+        raise Damage(f"block {entry.block.number}: {error}", entry.block.number) from error

@@ -1,0 +1,369 @@
+"""Before SQLite opens the file: bring the log and the file together, and do a pending restore.
+
+Afterwards there is no WAL, the database file is exactly the log's last commit, and ``base`` says
+so. The ways to get there, cheapest first:
+
+1. ``base`` still holds and there is no WAL: nothing to do.
+2. The WAL is *explained*: it is known to go on from the log's last commit. Its commits are
+   archived, then SQLite folds it.
+3. Anything else (a foreign process, lost metadata, damage): the file is compared with what the
+   log says it should be, and the difference is logged as one commit, in an epoch of its own so
+   that no bookmark can come to name it by accident. Always right, and as slow as the file is
+   large.
+
+Every step may be cut short by a crash and is then done again.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from array import array
+from collections.abc import Callable
+from typing import final
+
+from ..database.create import FIRST_PAGE
+from ..errors import BookmarkError, DatabaseFileError
+from .archive import archive_frames
+from .block import Flags
+from .files import Files
+from .image import Difference, Image, compare, difference_slices, page_size_of
+from .layout import Base, Intent, read_base, read_intent, read_times
+from .reader import HistoryReader
+from .wal import HEADER_SIZE, WalHeader, parse_header
+
+__all__ = ["Recovery", "write_base"]
+
+
+@final
+class Recovery:
+    """One opening of one object's history.
+
+    Args:
+        prepare: makes the directories and the identity, durably, before the first write.
+    """
+
+    def __init__(
+        self,
+        reader: HistoryReader,
+        files: Files,
+        clock_ms: Callable[[], int],
+        prepare: Callable[[], None],
+    ) -> None:
+        self._reader = reader
+        self._layout = reader.layout
+        self._log = reader.log
+        self._files = files
+        self._clock_ms = clock_ms
+        self._prepare = prepare
+        self._base: Base | None = None
+
+    def run(self) -> None:
+        """Do all of it.
+
+        Raises:
+            DatabaseFileError: the file is no database, or another process has it open.
+            BookmarkError: a restore that was asked for cannot be done; it is given up, and the
+                next open finds the object as it is.
+        """
+        base = self._base = read_base(self._layout.base)
+        intent = read_intent(self._layout.intent)
+        if base is None or not self._log.open_at(base.number, base.segment, base.offset):
+            self._log.recover(durable=base.number if base is not None else 0)
+        if intent is not None and self._is_logged(intent):
+            self._finish_restore()
+        else:
+            self._settle()
+            if intent is not None:
+                self._restore(intent)
+
+    # -- the file as it is
+
+    def _settle(self) -> None:
+        database, log = self._layout.database, self._log
+        held = self._archive_held_wal()
+        if _size(database) == 0:
+            if log.head is not None:
+                self._log_missing_file()
+            return
+        idle = _size(self._layout.wal) == 0 and _size(self._layout.journal) == 0
+        base_holds = self._base_holds()
+        if idle and base_holds and not held:
+            return
+        page_size = _page_size(database)
+        if not page_size or (idle and log.head is None and _is_new(database)):
+            return  # whether it is a database at all, opening it will tell
+        explained = self._fold(base_holds, log.head is None and _size(database) <= page_size)
+        if not explained or held or (log.head is None and not _is_new(database)):
+            self._log_file(database, Flags.OUTSIDE if log.head is not None else Flags.IMPORT)
+        self._finish()
+
+    def _base_holds(self) -> bool:
+        base = self._base
+        return (
+            base is not None
+            and base.position == self._log.position
+            and base.matches(self._layout.database)
+        )
+
+    def _after(self, header: WalHeader, fresh: bool) -> tuple[int, int] | None:
+        """Return the generation of a WAL and its last archived frame; None if it is a stranger."""
+        log, base = self._log, self._base
+        generation = log.position.generation
+        if log.head is not None and log.head.block.salts == header.salts:
+            return generation, log.position.frame
+        follows = base is not None and (base.position, base.salts) == (log.position, header.salts)
+        if follows or fresh:
+            return generation + 1, 0
+        return None
+
+    def _fold(self, base_holds: bool, new: bool) -> bool:
+        """Archive the WAL if it is explained, and fold it; false if it is not."""
+        self._prepare()
+        if _size(self._layout.wal):
+            self._layout.hold_wal(self._files)
+        header = None
+        descriptor = -1
+        if _size(self._layout.wal) >= HEADER_SIZE:
+            descriptor = os.open(self._layout.wal, os.O_RDONLY | os.O_CLOEXEC)
+            header = parse_header(os.pread(descriptor, HEADER_SIZE, 0))
+        try:
+            after = self._after(header, base_holds or new) if header is not None else None
+            connection = _connect(self._layout.database)
+            try:
+                # SQLite decides how many frames count. A passive checkpoint leaves them in place.
+                committed, folded = _checkpoint(connection)
+                if committed != folded:
+                    raise _in_use(self._layout.database)
+                explained = header is None and base_holds
+                if header is not None and committed <= 0:
+                    # No commit ever reached the disk in it.
+                    explained = base_holds or new or (after is not None and after[1] == 0)
+                elif header is not None and after is not None and after[1] <= committed:
+                    self._archive(descriptor, header, after, committed)
+                    explained = True
+            finally:
+                connection.close()
+            return explained
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def _archive(
+        self, descriptor: int, header: WalHeader, after: tuple[int, int], committed: int
+    ) -> None:
+        generation, frame = after
+        if committed > frame:
+            modified_ms = os.fstat(descriptor).st_mtime_ns // 1_000_000
+            archive_frames(
+                self._log,
+                descriptor,
+                header,
+                epoch=self._log.position.epoch,
+                generation=generation,
+                after=frame,
+                upto=committed,
+                times=read_times(self._layout.times, header.salts),
+                now_ms=min(modified_ms, self._clock_ms()),
+            )
+        self._log.sync()
+
+    def _archive_held_wal(self) -> bool:
+        """Archive the WAL of a connection that was closed behind our back; true if there is one."""
+        layout = self._layout
+        if not layout.released_wal():
+            return False
+        self._prepare()
+        descriptor = os.open(layout.held_wal, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            header = parse_header(os.pread(descriptor, HEADER_SIZE, 0))
+            # It was linked by the session that followed base, unless base knows a later one.
+            base = self._base
+            follows = base is None or (base.position == self._log.position and not base.salts)
+            after = self._after(header, follows) if header is not None else None
+            if header is None or after is None:
+                return False
+            committed = header.last_sound_commit(descriptor)
+            if committed < after[1]:
+                return False
+            self._archive(descriptor, header, after, committed)
+            return True
+        finally:
+            os.close(descriptor)
+
+    # -- the file differs
+
+    def _log_missing_file(self) -> None:
+        """Log that the file is gone, and put an empty database in its place."""
+        image = Image(self._layout.image, self._files)
+        image.begin_empty()
+        image.sync()
+        image.close()
+        self._log_file(image.path, Flags.OUTSIDE)
+        self._put_in_place(image)
+
+    def _log_file(self, path: str, flags: int) -> None:
+        """Log what a file has and the log has not as one commit."""
+        log = self._log
+        old = Image(self._layout.snapshot_image, self._files)
+        try:
+            if log.head is not None:
+                try:
+                    self._reader.materialize(self._reader.find(log.position), old)
+                except BookmarkError:
+                    old.begin(old.page_size)  # damaged: begin anew with every page
+            epoch = log.position.epoch + (log.head is not None)
+            self._log_change(old.path, path, flags, epoch)
+        finally:
+            old.remove()
+
+    def _log_change(self, old_path: str, new_path: str, flags: int, epoch: int) -> None:
+        log = self._log
+        with open(old_path, "rb", buffering=0) as old, open(new_path, "rb", buffering=0) as new:
+            difference = compare(old.fileno(), new.fileno())
+            if difference is None:
+                if not flags & Flags.RESTORE:
+                    return
+                # Still a commit of its own: the bookmarks before it are of an epoch that ended.
+                difference = Difference(array("I", [1]), full=False)
+            time_ms = max(self._clock_ms(), log.last_time)
+            log.append(
+                difference_slices(difference, new.fileno(), time_ms, flags),
+                epoch=epoch,
+                generation=log.position.generation + 1,
+            )
+        log.sync()
+
+    # -- restore
+
+    def _is_logged(self, intent: Intent) -> bool:
+        head = self._log.head
+        return (
+            head is not None
+            and head.block.number > intent.number
+            and bool(head.block.flags & Flags.RESTORE)
+        )
+
+    def _restore(self, intent: Intent) -> None:
+        layout, log = self._layout, self._log
+        image = Image(layout.image, self._files)
+        try:
+            self._reader.materialize(self._reader.find(intent.position), image)
+            image.sync()
+        except BookmarkError:
+            image.remove()
+            self._clear_intent()
+            raise
+        image.close()
+        now = layout.database if _size(layout.database) else os.devnull
+        self._log_change(now, image.path, Flags.RESTORE, log.position.epoch + 1)
+        self._put_in_place(image)
+        self._clear_intent()
+
+    def _finish_restore(self) -> None:
+        """Go on after a crash: the restore is logged, and the file is the old or the new one."""
+        image = Image(self._layout.image, self._files)
+        try:
+            self._reader.materialize(self._reader.find(self._log.position), image)
+            image.sync()
+        except BookmarkError:
+            image.remove()
+            self._clear_intent()
+            raise
+        image.close()
+        self._put_in_place(image)
+        self._clear_intent()
+
+    def _put_in_place(self, image: Image) -> None:
+        layout = self._layout
+        # A WAL next to the new file would be taken for its own. All of it is in the log.
+        for path in (layout.wal, layout.wal[:-3] + "shm", layout.journal):
+            self._files.unlink(path)
+        self._files.sync_directory(os.path.dirname(layout.database))
+        self._files.rename(image.path, layout.database)
+        self._finish()
+
+    def _clear_intent(self) -> None:
+        self._files.unlink(self._layout.intent)
+        self._files.sync_directory(self._layout.directory)
+
+    def _finish(self) -> None:
+        """Record that the file is the log's last commit, and forget what led there."""
+        # In this order: a WAL that is still held is taken to be the one that followed base.
+        self._files.unlink(self._layout.times)
+        self._files.unlink(self._layout.held_wal)
+        if self._log.head is not None:
+            write_base(self._reader, self._files)
+
+
+def write_base(reader: HistoryReader, files: Files, salts: bytes = b"") -> None:
+    """Durably record that the database file, without its WAL, is the log's last commit.
+
+    ``salts`` are those of the WAL that goes on from there. Without, the database must not be open.
+    """
+    layout, head = reader.layout, reader.log.head
+    assert head is not None, "an empty log needs no base"
+    if salts:
+        status = os.stat(layout.database)
+    else:
+        # The time of modification has to survive a power loss: it is how the file is recognised.
+        status = files.sync_with_times(layout.database)
+    base = Base(
+        head.block.end,
+        head.block.number,
+        os.path.basename(head.segment),
+        head.offset,
+        status.st_size,
+        status.st_mtime_ns,
+        salts,
+    )
+    files.replace(layout.base, base.pack())
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    """Return a connection that has read the WAL, and leaves none behind when it is closed."""
+    connection = sqlite3.connect(path, timeout=0, isolation_level=None)
+    try:
+        for pragma in ("locking_mode=EXCLUSIVE", "wal_autocheckpoint=0", "synchronous=FULL"):
+            connection.execute(f"PRAGMA {pragma}")
+        (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+        if mode != "wal":
+            raise DatabaseFileError(f"{path} cannot be put into WAL mode")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.Error as error:
+        connection.close()
+        if error.sqlite_errorname in ("SQLITE_BUSY", "SQLITE_LOCKED"):
+            raise _in_use(path) from error
+        raise DatabaseFileError(f"{path} cannot be opened: {error}") from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _checkpoint(connection: sqlite3.Connection) -> tuple[int, int]:
+    """Fold the WAL and return how many frames were committed to it, and how many are folded."""
+    _, committed, folded = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return committed, folded
+
+
+def _in_use(path: str) -> DatabaseFileError:
+    return DatabaseFileError(f"{path} is open in another process; close it there first")
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except FileNotFoundError:
+        return 0
+
+
+def _page_size(path: str) -> int:
+    with open(path, "rb", buffering=0) as file:
+        return page_size_of(file.fileno())
+
+
+def _is_new(path: str) -> bool:
+    """Whether the file is still the one page that it was created as."""
+    with open(path, "rb", buffering=0) as file:
+        return file.read(len(FIRST_PAGE) + 1) == FIRST_PAGE

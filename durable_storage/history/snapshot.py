@@ -1,0 +1,218 @@
+"""Snapshots: the whole database as of one block, so that a restore need not start at the first.
+
+They are made from the log, never from the live file, and only save time: everything but the
+oldest one of a pruned log can be lost without loss of history.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import BinaryIO, Final, NamedTuple, final
+
+from .block import Block, Damage
+from .bookmarks import Position
+from .files import Files
+from .image import Image
+
+__all__ = ["Snapshot", "Snapshots"]
+
+SUFFIX: Final = ".snapshot"
+MAGIC: Final = b"DSHS"
+FORMAT: Final = 1
+_HEADER: Final = struct.Struct(">4sHH16sQIIIIIQ16s")
+_CHUNK: Final = struct.Struct(">III")
+_CRC: Final = struct.Struct(">I")
+_HASH_SIZE: Final = 32
+CHUNK_SIZE: Final = 1024 * 1024
+
+
+class _Header(NamedTuple):
+    object_id: bytes
+    number: int
+    epoch: int
+    generation: int
+    frame: int
+    page_size: int
+    pages: int
+    time: int
+    block_hash: bytes
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A snapshot's header and where it is."""
+
+    path: str
+    object_id: bytes
+    number: int
+    """The block after which this is the state."""
+    position: Position
+    page_size: int
+    pages: int
+    time: int
+    """When the commit at ``position`` was made."""
+    block_hash: bytes
+    """Of that block, which links the snapshot into the chain."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return os.path.getsize(self.path)
+
+    def load(self, image: Image) -> None:
+        """Write the snapshot's pages into an image, in place of what is there.
+
+        Raises:
+            Damage: the file is not what was written.
+        """
+        image.begin(self.page_size)
+        self._read(image.write_run)
+        image.end(self.pages)
+
+    def check(self) -> None:
+        """Read all of the snapshot.
+
+        Raises:
+            Damage: the file is not what was written.
+        """
+        self._read(lambda first_page, data: None)
+
+    def _read(self, take: Callable[[int, bytes], None]) -> None:
+        try:
+            with open(self.path, "rb") as file:
+                self._read_chunks(file, take)
+        except (FileNotFoundError, zlib.error, EOFError) as error:
+            raise self._damage() from error
+
+    def _read_chunks(self, file: BinaryIO, take: Callable[[int, bytes], None]) -> None:
+        hasher = hashlib.blake2b(digest_size=_HASH_SIZE)
+
+        def read(size: int) -> bytes:
+            data = file.read(size)
+            if len(data) != size:
+                raise EOFError
+            hasher.update(data)
+            return data
+
+        read(_HEADER.size + _CRC.size)
+        while True:
+            first_page, pages, size = _CHUNK.unpack(read(_CHUNK.size))
+            if not pages:
+                break
+            take(first_page, zlib.decompress(read(size)))
+        if file.read(_HASH_SIZE) != hasher.digest() or file.read(1):
+            raise self._damage()
+
+    def _damage(self) -> Damage:
+        return Damage(f"{self.path} is damaged", self.number)
+
+
+@final
+class Snapshots:
+    """The snapshots of one object."""
+
+    def __init__(self, directory: str, files: Files, *, object_id: bytes) -> None:
+        self.directory = directory
+        self._files = files
+        self._object_id = object_id
+
+    def all(self) -> list[Snapshot]:
+        """Return the snapshots whose headers are whole, oldest first."""
+        try:
+            names = sorted(os.listdir(self.directory))
+        except FileNotFoundError:
+            return []
+        paths = [os.path.join(self.directory, name) for name in names if name.endswith(SUFFIX)]
+        found = [self._read_header(path) for path in paths]
+        return [snapshot for snapshot in found if snapshot is not None]
+
+    def _read_header(self, path: str) -> Snapshot | None:
+        with open(path, "rb", buffering=0) as file:
+            data = file.read(_HEADER.size + _CRC.size)
+        if len(data) < _HEADER.size + _CRC.size:
+            return None
+        magic, version, _, *fields = _HEADER.unpack_from(data)
+        crc = zlib.crc32(data[: _HEADER.size])
+        if (magic, version, crc) != (MAGIC, FORMAT, *_CRC.unpack_from(data, _HEADER.size)):
+            return None
+        header = _Header(*fields)
+        if header.object_id != self._object_id:
+            return None
+        position = Position(header.epoch, header.generation, header.frame)
+        return Snapshot(
+            path,
+            header.object_id,
+            header.number,
+            position,
+            header.page_size,
+            header.pages,
+            header.time,
+            header.block_hash,
+        )
+
+    def write(self, image: Image, block: Block) -> None:
+        """Durably keep an image that is the state after a block.
+
+        Raises:
+            OSError: the disk refused; there is no such snapshot.
+        """
+        path = os.path.join(self.directory, f"{block.number:016x}{SUFFIX}")
+        temporary = path + ".new"
+        descriptor = self._files.scratch(temporary)
+        try:
+            try:
+                self._write(descriptor, temporary, image, block)
+                self._files.sync(descriptor, temporary)
+            finally:
+                os.close(descriptor)
+            self._files.rename(temporary, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._files.unlink(temporary)
+            raise
+
+    def _write(self, descriptor: int, path: str, image: Image, block: Block) -> None:
+        header = _HEADER.pack(
+            MAGIC,
+            FORMAT,
+            0,
+            *_Header(
+                self._object_id,
+                block.number,
+                *block.end,
+                image.page_size,
+                image.pages,
+                block.last_time,
+                block.hash,
+            ),
+        )
+        hasher = hashlib.blake2b(digest_size=_HASH_SIZE)
+        offset = 0
+
+        def write(data: bytes) -> None:
+            nonlocal offset
+            hasher.update(data)
+            offset = self._files.write(descriptor, path, data, offset)
+
+        write(header + _CRC.pack(zlib.crc32(header)))
+        step = max(1, CHUNK_SIZE // image.page_size)
+        for first_page in range(1, image.pages + 1, step):
+            pages = min(step, image.pages + 1 - first_page)
+            data = zlib.compress(image.read_run(first_page, pages), 1)
+            write(_CHUNK.pack(first_page, pages, len(data)) + data)
+        write(_CHUNK.pack(0, 0, 0))
+        self._files.write(descriptor, path, hasher.digest(), offset)
+
+    def remove(self, snapshots: list[Snapshot]) -> None:
+        """Durably remove snapshots."""
+        for snapshot in snapshots:
+            self._files.unlink(snapshot.path)
+        if snapshots:
+            self._files.sync_directory(self.directory)

@@ -1,0 +1,94 @@
+"""Reading all of a history to see whether it is what was written."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+from .block import Damage, parse_frames, parse_times
+from .reader import HistoryReader
+
+__all__ = ["Verification", "verify"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was found."""
+
+    blocks: int
+    commits: int
+    snapshots: int
+    bytes: int
+    damages: tuple[str, ...]
+    """One sentence each; empty if all is well."""
+    restorable: tuple[tuple[str, str], ...]
+    """The first and the last bookmark of each unbroken run of commits that can be restored."""
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is damaged."""
+        return not self.damages
+
+
+def verify(
+    reader: HistoryReader, progress: Callable[[int, int], None] | None = None
+) -> Verification:
+    """Read every block and every snapshot, and check hashes and the chain between them.
+
+    ``progress`` is called with the bytes read so far, and in all.
+    """
+    entries = reader.log.entries()
+    snapshots = reader.snapshots.all()
+    total = sum(entry.block.size for entry in entries) + sum(item.size for item in snapshots)
+    done = commits = 0
+    damages: list[str] = []
+    damaged_blocks: set[int] = set()
+    damaged_snapshots: set[int] = set()
+    previous = None
+    for entry in entries:
+        block = entry.block
+        if previous is not None and (
+            block.number != previous.number + 1 or block.previous_hash != previous.hash
+        ):
+            damages.append(
+                f"the chain is broken between block {previous.number} and block {block.number}, "
+                f"at offset {entry.offset} of {entry.segment}"
+            )
+            if not block.starts_full:
+                damaged_blocks.add(block.number)
+        try:
+            payload = entry.payload()
+            parse_times(block, payload)
+            parse_frames(block, payload)
+        except (Damage, zlib.error) as damage:
+            damages.append(str(damage))
+            damaged_blocks.add(block.number)
+        previous = block
+        commits += block.commit_count
+        done += block.size
+        if progress is not None:
+            progress(done, total)
+    hashes = {entry.block.number: entry.block.hash for entry in entries}
+    for snapshot in snapshots:
+        try:
+            snapshot.check()
+            if hashes.get(snapshot.number, snapshot.block_hash) != snapshot.block_hash:
+                raise Damage(f"{snapshot.path} is not of the chain", snapshot.number)
+        except Damage as damage:
+            damages.append(str(damage))
+            damaged_snapshots.add(snapshot.number)
+        done += snapshot.size
+        if progress is not None:
+            progress(done, total)
+    ranges = reader.restorable(damaged_blocks, damaged_snapshots)
+    return Verification(
+        len(entries),
+        commits,
+        len(snapshots),
+        total,
+        tuple(damages),
+        tuple((reader.bookmark(first), reader.bookmark(last)) for first, last in ranges),
+    )

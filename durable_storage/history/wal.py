@@ -1,0 +1,133 @@
+"""Reading SQLite's WAL: its header, and the frames that stand for commits.
+
+A frame is 24 bytes and a page: page number, the database's size in pages if the frame ends a
+commit and else 0, the salts of the WAL's generation, a running checksum ("File Format" of the
+SQLite documentation, section 4). Frames count from 1.
+
+Two facts carry the rest. A frame that ends a commit is written only by a COMMIT, so in a quiet
+moment (no COMMIT is running) every such frame of the current salts is a commit. And what follows
+the last of them may be anything: spilled pages of a transaction that was rolled back, frames of
+an earlier generation.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from typing import Final, final
+
+__all__ = ["FRAME_HEADER_SIZE", "HEADER_SIZE", "WalHeader", "parse_header"]
+
+HEADER_SIZE: Final = 32
+FRAME_HEADER_SIZE: Final = 24
+_LITTLE_ENDIAN: Final = 0x377F0682
+_BIG_ENDIAN: Final = 0x377F0683
+_TWO_WORDS: Final = struct.Struct(">II")
+
+Checksum = tuple[int, int]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class WalHeader:
+    """The first 32 bytes of a WAL."""
+
+    page_size: int
+    salts: bytes
+    order: str
+    """Of the words that the checksums are computed over: ``<`` or ``>``."""
+    checksum: Checksum
+
+    @property
+    def frame_size(self) -> int:
+        """Bytes of a frame."""
+        return FRAME_HEADER_SIZE + self.page_size
+
+    def offset(self, frame: int) -> int:
+        """Return where a frame starts in the file."""
+        return HEADER_SIZE + (frame - 1) * self.frame_size
+
+    def last_commit(self, descriptor: int, after: int) -> int:
+        """Return the last frame that ends a commit, or ``after`` if none follows it.
+
+        Right in a quiet moment; while a COMMIT runs, the result may be a commit in the making.
+        """
+        frame_size = self.frame_size
+        salts = self.salts
+        pread = os.pread
+        offset = HEADER_SIZE + after * frame_size
+        frame = found = after
+        while True:
+            head = pread(descriptor, 16, offset)
+            if head[8:] != salts:
+                return found
+            frame += 1
+            offset += frame_size
+            if head[4:8] != b"\0\0\0\0":
+                found = frame
+
+    def is_commit(self, descriptor: int, frame: int) -> bool:
+        """Whether a frame of this generation ends a commit."""
+        head = os.pread(descriptor, 16, self.offset(frame))
+        return head[8:] == self.salts and head[4:8] != b"\0\0\0\0"
+
+    def is_complete(self, descriptor: int, frame: int) -> bool:
+        """Whether a frame was written to its end: its checksum follows from its predecessor's."""
+        if frame == 1:
+            start = self.checksum
+        else:
+            head = os.pread(descriptor, FRAME_HEADER_SIZE, self.offset(frame - 1))
+            if len(head) < FRAME_HEADER_SIZE:
+                return False
+            start = _TWO_WORDS.unpack_from(head, 16)
+        return (
+            self._follow(os.pread(descriptor, self.frame_size, self.offset(frame)), start)
+            is not None
+        )
+
+    def last_sound_commit(self, descriptor: int) -> int:
+        """Return the last commit as SQLite's recovery finds it: every checksum is computed.
+
+        About 0.1 ms a frame, for a WAL that SQLite cannot be asked about.
+        """
+        checksum = self.checksum
+        frame = found = 0
+        while True:
+            data = os.pread(descriptor, self.frame_size, self.offset(frame + 1))
+            following = self._follow(data, checksum)
+            if following is None:
+                return found
+            checksum = following
+            frame += 1
+            if data[4:8] != b"\0\0\0\0":
+                found = frame
+
+    def _follow(self, frame: bytes, checksum: Checksum) -> Checksum | None:
+        if len(frame) < self.frame_size or frame[8:16] != self.salts or frame[:4] == b"\0\0\0\0":
+            return None
+        checksum = _checksum(frame[:8], checksum, self.order)
+        checksum = _checksum(frame[FRAME_HEADER_SIZE:], checksum, self.order)
+        return checksum if checksum == _TWO_WORDS.unpack_from(frame, 16) else None
+
+
+def parse_header(data: bytes) -> WalHeader | None:
+    """Return the header of a WAL, or None if the bytes are not a valid one."""
+    if len(data) < HEADER_SIZE:
+        return None
+    magic, _, page_size, _, _, _, first, second = struct.unpack_from(">8I", data)
+    if magic not in (_LITTLE_ENDIAN, _BIG_ENDIAN):
+        return None
+    order = "<" if magic == _LITTLE_ENDIAN else ">"
+    if _checksum(data[:24], (0, 0), order) != (first, second):
+        return None
+    return WalHeader(page_size, data[16:24], order, (first, second))
+
+
+def _checksum(data: bytes, start: Checksum, order: str) -> Checksum:
+    first, second = start
+    words = iter(struct.unpack(f"{order}{len(data) // 4}I", data))
+    for even, odd in zip(words, words, strict=True):
+        first = (first + even + second) & 0xFFFFFFFF
+        second = (second + odd + first) & 0xFFFFFFFF
+    return first, second
