@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
@@ -12,6 +12,7 @@ from ..errors import ArgumentTypeError, ObjectResetError
 from ..gates.delivery import deliver
 from ..gates.life import Life
 from ..gates.loop import Loop
+from ..gates.ready import awaited
 from ..ids import DurableObjectId
 from ..object import DurableObject
 from ..state import Aborted, DurableObjectState, new_state
@@ -126,7 +127,7 @@ class Resident:
         instance = self.instance
         if instance is None:
             return self._boot(life, method)
-        return _call(method, instance)
+        return awaited(method(instance))
 
     async def _boot(self, life: Life, method: Callable[[Any], Any]) -> Any:
         state, self._booting = self._booting, None
@@ -149,8 +150,7 @@ class Resident:
         sections, frame.sections = frame.sections, None
         for section in sections or ():
             await section
-        result = method(instance)
-        return await result if isinstance(result, Awaitable) else result
+        return await awaited(method(instance))
 
     async def deliver(self, method: Callable[[Any], Any]) -> Any:
         """Deliver one event to the object. See ``gates.delivery.deliver``."""
@@ -249,21 +249,14 @@ class _AlarmAttempt:
     again_ms: int | None = None
 
 
-async def _call(method: Callable[[Any], Any], instance: Any) -> Any:
-    result = method(instance)
-    return await result if isinstance(result, Awaitable) else result
-
-
 async def _call_alarm(instance: Any, info: AlarmInvocationInfo) -> None:
     handler = instance.alarm
     try:
         inspect.signature(handler).bind(info)
     except TypeError:
-        result = handler()
+        await awaited(handler())
     else:
-        result = handler(info)
-    if isinstance(result, Awaitable):
-        await result
+        await awaited(handler(info))
 
 
 def _construction_failed(cls: type, exc: BaseException) -> BaseException:

@@ -389,7 +389,9 @@ class Runtime:
 
         return close
 
-    async def evict(self, namespace: DurableObjectNamespace[Any], object_id: DurableObjectId) -> bool:
+    async def evict(
+        self, namespace: DurableObjectNamespace[Any], object_id: DurableObjectId
+    ) -> bool:
         """Close an object unless something of it is under way; whether it is closed."""
         number = namespace._record.number  # pyright: ignore[reportPrivateUsage]
         digits = str(object_id)
