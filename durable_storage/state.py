@@ -17,7 +17,7 @@ from .gates.deadlines import Deadlines
 from .gates.delivery import deliver
 from .gates.life import Life
 from .gates.loop import Loop
-from .gates.ready import Eager
+from .gates.ready import Eager, awaited
 from .history import History
 from .ids import DurableObjectId, id_from_name
 from .limits import Limits
@@ -124,11 +124,10 @@ class DurableObjectState:
             OverloadedError: too many events wait.
         """
 
-        async def code() -> Any:
-            result = callback(*args, **kwargs)
-            return await result if isinstance(result, Awaitable) else result
+        async def code(_: Life) -> Any:
+            return await awaited(callback(*args, **kwargs))
 
-        return await deliver(self._loop, self._present, lambda _: code())
+        return await deliver(self._loop, self._present, code)
 
     def _present(self) -> Life:
         """The life that an event is delivered to; a new one after a reset."""
@@ -157,8 +156,7 @@ class DurableObjectState:
             )
 
         async def body() -> T:
-            result = callback()
-            return await result if isinstance(result, Awaitable) else cast("T", result)
+            return cast("T", await awaited(callback()))
 
         return CriticalSection(self._life, body, resets=True)
 
@@ -183,10 +181,7 @@ class DurableObjectState:
                 if up is None:
                     life.here().wake_next()
         except BaseExceptionGroup as failures:
-            error: BaseException = failures
-            while isinstance(error, BaseExceptionGroup):
-                error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
-            raise error from None
+            raise _first(failures) from None
         return results
 
     def wait_until(self, awaitable: Awaitable[object]) -> None:
@@ -226,6 +221,13 @@ class DurableObjectState:
         error = Aborted(message, retry_alarm=retry_alarm)
         self._life.break_(error)
         raise ObjectDead(message)
+
+
+def _first(failures: BaseException) -> BaseException:
+    while isinstance(failures, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", failures)
+        failures = group.exceptions[0]
+    return failures
 
 
 class Aborted(ObjectResetError):

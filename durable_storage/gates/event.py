@@ -173,7 +173,7 @@ def drive(frame: Frame, coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any
             if inner:
                 continue
             if life.broken is None and not frame.place.open:
-                held = yield from _gate(frame)
+                held = yield from _gate(frame).__await__()
                 if held is not None and error is None and life.broken is None:
                     error = held
                 del held
@@ -191,9 +191,8 @@ def drive(frame: Frame, coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any
         del error
 
 
-@types.coroutine
-def _gate(frame: Frame) -> Generator[Any, Any, BaseException | None]:
+async def _gate(frame: Frame) -> BaseException | None:
     loop = frame.life.loop
     waiter = Waiter(loop, frame.place)
     waiter.scope.waiters.append(waiter)
-    return (yield from waiter.wait_shielded(loop).__await__())
+    return await waiter.wait_shielded(loop)

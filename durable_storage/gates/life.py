@@ -437,25 +437,24 @@ class Life:
                 import trio
 
                 with trio.CancelScope() as frame.kill_scope:
-                    result = await drive(frame, coroutine)
-                if frame.kill_scope.cancelled_caught:
-                    raise ObjectDead(str(self.broken))
-            else:
-                result = await drive(frame, coroutine)
-        except BaseException as exc:
+                    return await self._branch(frame, coroutine)
+                raise ObjectDead(str(self.broken))
+            return await self._branch(frame, coroutine)
+        finally:
             if self.broken is None:
                 self.end_step(frame)
-            elif (
-                not frame.settle()
-                and not isinstance(exc, (Exception, ObjectDead))
-                and not self.loop.is_trio
-            ):
+
+    async def _branch(self, frame: Frame, coroutine: Coroutine[Any, Any, T]) -> T:
+        try:
+            result = await drive(frame, coroutine)
+        except BaseException as exc:
+            foreign = frame.settle()
+            ours = self.broken is not None and not isinstance(exc, (Exception, ObjectDead))
+            if ours and not foreign and not self.loop.is_trio:
                 raise ObjectDead(str(self.broken)) from None
             raise
-        if self.broken is None:
-            self.end_step(frame)
+        frame.settle()
         if self.broken is not None:
-            frame.settle()
             raise ObjectDead(str(self.broken))
         return result
 

@@ -129,6 +129,7 @@ class Loop:
     Attributes:
         current: the frame whose step is running, or None between steps.
         thread_id: the only thread from which objects of this loop may be used.
+        confirm_seconds: how long a confirmation takes of late.
         events: how many events are under way on this loop.
     """
 
@@ -136,6 +137,7 @@ class Loop:
         "_backend",
         "call_soon",
         "call_soon_threadsafe",
+        "confirm_seconds",
         "current",
         "events",
         "is_trio",
@@ -151,6 +153,7 @@ class Loop:
         self.current: Frame | None = None
         self.thread_id = threading.get_ident()
         self.events = 0
+        self.confirm_seconds = 0.0
         self.signal = backend.signal
         self.call_soon = backend.call_soon
         self.call_soon_threadsafe = backend.call_soon_threadsafe
@@ -184,6 +187,9 @@ class _Workers:
     """A few threads for all loops of the process, started when first needed."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._threads = 0
 
@@ -208,13 +214,8 @@ class _Workers:
             del loop, job, done, error
 
 
-def _restart_workers() -> None:
-    global _WORKERS
-    _WORKERS = _Workers()
-
-
 _LOCAL = threading.local()
 _WORKERS = _Workers()
 if hasattr(os, "register_at_fork"):
     # Threads do not survive a fork; their queue must not seem served.
-    os.register_at_fork(after_in_child=_restart_workers)
+    os.register_at_fork(after_in_child=_WORKERS.reset)

@@ -20,6 +20,8 @@ __all__ = ["OutputGate"]
 
 # A confirmation on the loop's own thread holds everybody up for as long as the disk takes.
 INLINE_MAX_SECONDS = 0.001
+# Without confirmations, look at the log's size once in so many commits.
+IMMEDIATE_LOOK = 64
 
 
 @final
@@ -31,7 +33,8 @@ class OutputGate:
         confirm: makes every commit made so far durable; blocks; may run in a worker thread.
         on_failure: called once, on the loop, when ``confirm`` failed.
         immediate: commits count as confirmed at once (``durability="os"``).
-        on_confirmed: called on the loop after each successful confirmation.
+        on_confirmed: called on the loop after each successful confirmation, or now and then when
+            there are none.
     """
 
     __slots__ = (
@@ -41,7 +44,6 @@ class OutputGate:
         "_on_confirmed",
         "_on_failure",
         "_running",
-        "_seconds",
         "_signal",
         "_target",
         "committed",
@@ -75,7 +77,6 @@ class OutputGate:
         self._target = 0
         self._signal: Signal | None = None
         self._next: Signal | None = None
-        self._seconds = 0.0
 
     def commit(self, *, withhold: bool = True) -> None:
         """Note one more commit, and see to its confirmation."""
@@ -84,6 +85,8 @@ class OutputGate:
             self.withheld = self.committed
         if self.immediate:
             self.confirmed = self.committed
+            if not self.committed % IMMEDIATE_LOOK and self._on_confirmed is not None:
+                self._on_confirmed()
         elif not self._running:
             self._start()
 
@@ -91,15 +94,15 @@ class OutputGate:
         self._target = self.committed
         self._running = True
         self._signal, self._next = self._next, None
-        if self._loop.events <= 1 and self._seconds < INLINE_MAX_SECONDS:
-            # Nobody else would be held up, and a thread costs as much as a fast disk.
+        loop = self._loop
+        if loop.events <= 1 and self.confirmed and loop.confirm_seconds < INLINE_MAX_SECONDS:
+            # Nobody else would be held up, and a thread costs as much as a fast disk. The first
+            # time, files and folders may have to be made durable too: that is a thread's work.
             error: BaseException | None = None
-            started = time.perf_counter()
             try:
-                self._confirm()
+                self._confirm_timed()
             except Exception as exc:
                 error = exc
-            self._seconds = (self._seconds * 3 + time.perf_counter() - started) / 4
             self._finish(error)
         else:
             self._loop.run_in_thread(self._confirm_timed, self._finish)
@@ -107,7 +110,8 @@ class OutputGate:
     def _confirm_timed(self) -> None:
         started = time.perf_counter()
         self._confirm()
-        self._seconds = (self._seconds * 3 + time.perf_counter() - started) / 4
+        seconds = time.perf_counter() - started
+        self._loop.confirm_seconds = (self._loop.confirm_seconds * 3 + seconds) / 4
 
     def _finish(self, error: BaseException | None) -> None:
         self._running = False

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Awaitable, Generator, Iterator
+from types import CoroutineType
 from typing import Any, Generic, Protocol, TypeVar, cast, final
 
 from .loop import Loop, Signal
 
-__all__ = ["READY", "Eager", "Later", "Ready"]
+__all__ = ["READY", "Eager", "Later", "Ready", "awaited"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -40,6 +41,13 @@ class _ReadyNone:
     def __await__(self) -> Iterator[Any]:
         # An exhausted iterator makes `await` give None without building a generator.
         return self._exhausted
+
+
+async def awaited(result: Any) -> Any:
+    """What a callback gave: itself, or what awaiting it gives."""
+    if type(result) is CoroutineType or isinstance(result, Awaitable):
+        return await result
+    return result
 
 
 READY: Eager[None] = cast("Eager[None]", _ReadyNone())

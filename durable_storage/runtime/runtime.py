@@ -339,6 +339,9 @@ class Runtime:
                 location_hint=hint,
                 jurisdiction=object_id.jurisdiction,
             )
+            if settings.durability == "os":
+                # Nothing is confirmed later, so this is when a crash must no longer lose it.
+                self.registry.flush()
         host = Host(
             self._loop,
             f"{namespace.cls.__name__} {object_id.name!r}"

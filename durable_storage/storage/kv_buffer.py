@@ -16,12 +16,14 @@ import datetime
 import decimal
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final, final
+from typing import Any, Final, TypeAlias, final
 
 from ..database.connection import MISSING, Database, Stored
 from ..errors import ArgumentTypeError, ArgumentValueError, DurableStorageError, LimitExceededError
 from ..limits import Limits
 from ..serializers import Serializer
+
+_Rows: TypeAlias = "Iterator[tuple[str, Stored]]"
 
 __all__ = ["ABSENT", "MISS", "Encoded", "KvBuffer", "check_key"]
 
@@ -116,6 +118,7 @@ class KvBuffer:
         self.dirty: dict[str, Stored] = {}
         self._levels: list[set[str]] = []
         self._listing = 0
+        self._writes = 0
         self._table_made = False
 
     # -- the fast path --------------------------------------------------------------------
@@ -217,30 +220,53 @@ class KvBuffer:
         """Pairs in key order, lazily; an iterator made earlier and not finished is invalidated."""
         self._listing += 1
         self.flush()
-        rows = self._database.kv_list(
-            start=start,
-            start_after=start_after,
-            end=end,
-            prefix=prefix,
-            reverse=reverse,
-            limit=limit,
-        )
-        return self._iterate(rows, self._listing)
+
+        def rows(after: str | None, before: str | None, count: int | None) -> _Rows:
+            return self._database.kv_list(
+                start=start if after is None else None,
+                start_after=start_after if after is None else after,
+                end=end if before is None else before,
+                prefix=prefix,
+                reverse=reverse,
+                limit=count,
+            )
+
+        return self._iterate(rows, self._listing, reverse, limit)
 
     def _iterate(
-        self, rows: Iterator[tuple[str, Stored]], listing: int
+        self,
+        rows_between: Callable[[str | None, str | None, int | None], _Rows],
+        listing: int,
+        reverse: bool,
+        limit: int | None,
     ) -> Iterator[tuple[str, Any]]:
         loads = self._loads
-        dirty = self.dirty
-        for key, stored in rows:
-            if listing != self._listing:
-                raise DurableStorageError(
-                    "kv.list() iterator was invalidated because a new call to kv.list() was "
-                    "started. Only one kv.list() iterator can exist at a time."
-                )
-            yield key, loads(stored) if type(stored) is bytes else stored
-            if dirty:
+        self.flush()
+        writes = self._writes
+        rows = rows_between(None, None, limit)
+        count = 0
+        key = ""
+        while True:
+            again = False
+            for key, stored in rows:
+                if listing != self._listing:
+                    raise DurableStorageError(
+                        "kv.list() iterator was invalidated because a new call to kv.list() was "
+                        "started. Only one kv.list() iterator can exist at a time."
+                    )
+                yield key, loads(stored) if type(stored) is bytes else stored
+                count += 1
+                if writes != self._writes:
+                    # What was written meanwhile is seen: go on behind the last key.
+                    again = True
+                    break
+            if not again or count == limit:
+                return
+            if listing == self._listing:
                 self.flush()
+                writes = self._writes
+                left = None if limit is None else limit - count
+                rows = rows_between(None, key, left) if reverse else rows_between(key, None, left)
 
     # -- writing --------------------------------------------------------------------------
 
@@ -248,6 +274,7 @@ class KvBuffer:
         self, key: str, stored: Stored, cached: Any, size: int, *, no_cache: bool = False
     ) -> None:
         """Write one encoded pair; the caller sees to the commit."""
+        self._writes += 1
         if self._levels:
             self._levels[-1].add(key)
         dirty = self.dirty
@@ -262,6 +289,7 @@ class KvBuffer:
     def delete(self, key: str) -> bool:
         """Delete one pair; whether it was there."""
         _utf8_size(key, "the key")
+        self._writes += 1
         if self._levels:
             self._levels[-1].add(key)
         buffered = self.dirty.pop(key, MISSING) is not MISSING

@@ -150,6 +150,7 @@ class Session:
 
     def delete_all(self, *, delete_alarm: bool) -> None:
         """Drop everything, in a transaction that is then open; the caller commits it."""
+        due = self.alarm.due_ms()
         if self.open:
             self.open = False
             self.database.rollback()
@@ -160,6 +161,9 @@ class Session:
         if delete_alarm:
             self.alarm.clear()
         self.database.delete_all(keep=() if delete_alarm else (ALARM_KEY, RETRY_KEY))
+        if not delete_alarm and due is not None and due != self.alarm.due_ms():
+            # It was set in the turn that has just been dropped.
+            self.alarm.set(due)
 
     def check_transaction(self) -> None:
         """After any SQL error: if SQLite ended the transaction itself, the object breaks."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast, final, overload
+from typing import TYPE_CHECKING, Any, TypeVar, final, overload
 
 from ..database.cursor import SqlStorageCursor
 from ..errors import SqlError
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["SqlStorage"]
 
 Row = TypeVar("Row")
+
 
 @final
 class SqlStorage:
@@ -67,10 +68,7 @@ class SqlStorage:
                 return self.exec(query, *bindings, row_type=row_type)
         before = session.open
         try:
-            return cast(
-                "SqlStorageCursor[Any]",
-                self._exec(query, bindings, row_type, session.before_sql_write),
-            )
+            return self._exec(query, bindings, row_type, session.before_sql_write)
         except SqlError:
             session.check_transaction()
             raise

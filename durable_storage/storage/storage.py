@@ -26,6 +26,10 @@ __all__ = ["Bookmarks", "DurableObjectStorage"]
 
 T = TypeVar("T")
 
+# Inside the class, "list" is its method.
+_Keys = list[str]
+_Pairs = list[tuple[str, object]]
+
 
 class Bookmarks(Protocol):
     """The commit log, as far as an object sees it."""
@@ -106,10 +110,11 @@ class DurableObjectStorage:
             entry = session.kv.hot.get(key, MISS)
             if type(entry) is not Encoded:
                 return Ready(entry)
-            return self._eager("get()", lambda _: session.kv.get(key, default, no_cache=no_cache))
         if isinstance(key, str):
-            key = check_key(key, "get()")
-            return self.get(key, default, no_cache=no_cache)
+            name = check_key(key, "get()")
+            return self._eager(
+                "get()", lambda _: self._session.kv.get(name, default, no_cache=no_cache)
+            )
         keys = self._keys(key, "get()")
         return self._eager("get()", lambda _: self._session.kv.get_many(keys, no_cache=no_cache))
 
@@ -218,7 +223,7 @@ class DurableObjectStorage:
 
         return self._eager("put()", run)
 
-    def _pairs(self, key: object, value: object) -> list[tuple[str, object]]:
+    def _pairs(self, key: object, value: object) -> _Pairs:
         if isinstance(key, Mapping):
             if value is not MISS:
                 raise ArgumentTypeError("put() takes a mapping alone, or a key and a value")
@@ -537,7 +542,7 @@ class DurableObjectStorage:
             session.withhold = True
         session.life.wrote(driven)
 
-    def _keys(self, keys: object, operation: str) -> list[str]:
+    def _keys(self, keys: object, operation: str) -> _Keys:
         if isinstance(keys, (bytes, bytearray)) or not isinstance(keys, Iterable):
             raise ArgumentTypeError(
                 f"{operation} takes a str or an iterable of str, got {type(keys).__name__}"

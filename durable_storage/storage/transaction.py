@@ -49,15 +49,16 @@ class DurableObjectTransaction:
 
     def get(self, key: Any, default: Any = None, **options: Any) -> Eager[Any]:
         """As ``storage.get``."""
-        return cast("Eager[Any]", self._check("get").get(key, default, **options))
+        return self._check("get").get(key, default, **options)
 
     def put(self, key: str | Mapping[str, object], *value: object, **options: Any) -> Eager[None]:
         """As ``storage.put``."""
-        return cast("Any", self._check("put").put)(key, *value, **options)
+        put: Any = self._check("put").put
+        return cast("Eager[None]", put(key, *value, **options))
 
     def delete(self, key: Any, **options: Any) -> Eager[Any]:
         """As ``storage.delete``."""
-        return cast("Eager[Any]", self._check("delete").delete(key, **options))
+        return self._check("delete").delete(key, **options)
 
     def list(self, **options: Any) -> Eager[dict[str, Any]]:
         """As ``storage.list``."""
@@ -136,7 +137,7 @@ def transaction_section(
         txn._end(keep=True)  # pyright: ignore[reportPrivateUsage]
         if life.broken is not None:
             raise ObjectDead(str(life.broken))
-        return cast("T", result)
+        return result
 
     return CriticalSection(life, body, resets=False)
 
