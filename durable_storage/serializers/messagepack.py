@@ -21,7 +21,7 @@ import dataclasses
 import enum
 import re
 from collections.abc import Callable, Iterable
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import Any, Final, TypeVar, cast, final
 from uuid import UUID
@@ -112,9 +112,19 @@ def _moment_from_bytes(parse: Callable[[str], _Moment], data: bytes) -> _Moment:
     text = text.removesuffix("[fold=1]")
     text, bracket, key = text.partition("[")
     moment = parse(text)
+    if moment.tzinfo is UTC and not text.endswith("+00:00"):
+        # fromisoformat() takes an offset of less than a second for none.
+        moment = moment.replace(tzinfo=_tiny_offset(text[-16:]))
     if bracket:
         moment = moment.replace(tzinfo=_zone(key.removesuffix("]")))
     return moment.replace(fold=1) if fold else moment
+
+
+def _tiny_offset(text: str) -> timezone:
+    found = re.fullmatch(r"([+-])00:00:00\.(\d{6})", text)
+    if found is None:
+        raise ValueError(f"{text!r} is not an offset as it is written here")
+    return timezone(timedelta(microseconds=int(found[1] + found[2])))
 
 
 def _zone(key: str) -> ZoneInfo:

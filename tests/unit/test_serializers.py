@@ -237,6 +237,8 @@ def test_values_come_back_equal_and_of_the_same_types(value: object) -> None:
         datetime(2026, 10, 25, 2, 30, fold=0, tzinfo=ZoneInfo("Europe/Paris")),
         datetime(2026, 3, 29, 2, 30, tzinfo=ZoneInfo("Europe/Paris")),
         datetime(1900, 1, 1, 0, 0, 0, 1, tzinfo=timezone(timedelta(hours=1, seconds=2))),
+        datetime(2026, 1, 1, tzinfo=timezone(timedelta(microseconds=1))),
+        time(1, tzinfo=timezone(-timedelta(microseconds=999_999))),
         datetime(2026, 1, 1, tzinfo=ZoneInfo("Etc/GMT+5")),
         date.min,
         date.max,
