@@ -16,47 +16,70 @@ __all__ = ["RESERVED_PREFIX", "Authorizer", "is_reserved"]
 RESERVED_PREFIX: Final = "_cf_"
 _OK: Final = sqlite3.SQLITE_OK
 _DENY: Final = sqlite3.SQLITE_DENY
+_TEMP: Final = "temp"
 
 _FUNCTIONS: Final = frozenset(
-    # https://www.sqlite.org/lang_corefunc.html
-    "abs changes char coalesce concat concat_ws format glob hex ifnull iif instr last_insert_rowid"
-    " length like likelihood likely lower ltrim match max min nullif octet_length printf quote"
-    " random randomblob replace round rtrim sign substr substring total_changes trim typeof"
-    " unhex unicode unlikely upper zeroblob"
-    # https://www.sqlite.org/lang_datefunc.html
-    " current_date current_time current_timestamp date datetime julianday strftime time timediff"
-    " unixepoch"
-    # https://www.sqlite.org/lang_aggfunc.html and windowfunctions.html
-    " avg count group_concat string_agg sum total cume_dist dense_rank first_value lag last_value"
-    " lead nth_value ntile percent_rank rank row_number"
-    # https://www.sqlite.org/lang_mathfunc.html
-    " acos acosh asin asinh atan atan2 atanh ceil cos cosh degrees exp floor ln log log2 mod pi pow"
-    " radians sin sinh sqrt tan tanh trunc"
-    # https://www.sqlite.org/json1.html
-    " -> ->> json json_array json_array_length json_each json_extract json_group_array"
-    " json_group_object json_insert json_object json_patch json_quote json_remove json_replace"
-    " json_set json_tree json_type json_valid"
-    " jsonb jsonb_array jsonb_extract jsonb_group_array jsonb_group_object jsonb_insert"
-    " jsonb_object jsonb_patch jsonb_remove jsonb_replace jsonb_set"
-    # https://www.sqlite.org/fts5.html and rtree.html
-    " bm25 highlight snippet fts5 rtreecheck"
-    # Refused by SQLite itself, with a message of its own.
-    " load_extension".split()
+    word
+    for group in (
+        # https://www.sqlite.org/lang_corefunc.html
+        "abs changes char coalesce concat concat_ws format glob hex ifnull iif instr",
+        "last_insert_rowid length like likelihood likely lower ltrim match max min nullif",
+        "octet_length printf quote random randomblob replace round rtrim sign substr substring",
+        "total_changes trim typeof unhex unicode unlikely upper zeroblob",
+        # https://www.sqlite.org/lang_datefunc.html
+        "current_date current_time current_timestamp date datetime julianday strftime time",
+        "timediff unixepoch",
+        # https://www.sqlite.org/lang_aggfunc.html and windowfunctions.html
+        "avg count group_concat string_agg sum total cume_dist dense_rank first_value lag",
+        "last_value lead nth_value ntile percent_rank rank row_number",
+        # https://www.sqlite.org/lang_mathfunc.html
+        "acos acosh asin asinh atan atan2 atanh ceil cos cosh degrees exp floor ln log log2 mod pi",
+        "pow radians sin sinh sqrt tan tanh trunc",
+        # https://www.sqlite.org/json1.html
+        "-> ->> json json_array json_array_length json_each json_extract json_group_array",
+        "json_group_object json_insert json_object json_patch json_quote json_remove json_replace",
+        "json_set json_tree json_type json_valid",
+        "jsonb jsonb_array jsonb_extract jsonb_group_array jsonb_group_object jsonb_insert",
+        "jsonb_object jsonb_patch jsonb_remove jsonb_replace jsonb_set",
+        # https://www.sqlite.org/fts5.html and rtree.html
+        "bm25 highlight snippet fts5 rtreecheck",
+        # Refused by SQLite itself, with a message of its own.
+        "load_extension",
+    )
+    for word in group.split()
 )
 
 # ALTER TABLE, which is allowed, is carried out by functions that SQL cannot name.
 _ALTER_FUNCTIONS: Final = frozenset(
-    "sqlite_drop_column sqlite_rename_column sqlite_rename_quotefix sqlite_rename_table"
-    " sqlite_rename_test sqlite_add_constraint sqlite_drop_constraint sqlite_find_constraint"
-    " sqlite_fail".split()
+    {
+        "sqlite_add_constraint",
+        "sqlite_drop_column",
+        "sqlite_drop_constraint",
+        "sqlite_fail",
+        "sqlite_find_constraint",
+        "sqlite_rename_column",
+        "sqlite_rename_quotefix",
+        "sqlite_rename_table",
+        "sqlite_rename_test",
+    }
 )
 
 _MODULES: Final = frozenset({"fts5", "fts5vocab", "rtree", "rtree_i32"})
 
 # Virtual tables that exist without being created and show more than the object's data.
 _HIDDEN_TABLES: Final = frozenset(
-    "sqlite_stmt dbstat sqlite_dbpage sqlite_dbdata sqlite_dbptr bytecode tables_used fts3tokenize"
-    " completion carray".split()
+    {
+        "bytecode",
+        "carray",
+        "completion",
+        "dbstat",
+        "fts3tokenize",
+        "sqlite_dbdata",
+        "sqlite_dbpage",
+        "sqlite_dbptr",
+        "sqlite_stmt",
+        "tables_used",
+    }
 )
 
 _Argument = Callable[[str | None], bool]
@@ -160,9 +183,11 @@ class Authorizer:
             return _OK if name in _FUNCTIONS or name in _ALTER_FUNCTIONS else _DENY
         if action == sqlite3.SQLITE_PRAGMA:
             allows = _PRAGMAS.get((first or "").lower())
-            allowed = allows is not None and allows(second) and database != "temp"
+            allowed = allows is not None and allows(second) and database != _TEMP
             return _OK if allowed else _DENY
         if action in _REFUSED or is_reserved(first):
+            return _DENY
+        if database == _TEMP and action not in _COLUMN_SECOND:  # ALTER TABLE looks there too
             return _DENY
         if action not in _COLUMN_SECOND and is_reserved(second):
             return _DENY

@@ -26,9 +26,13 @@ def plain(bindings: tuple[object, ...]) -> tuple[object, ...]:
 def _plain(value: object, position: int) -> object:
     if type(value) in PLAIN_TYPES:
         return value
-    for kind in (int, float, str):  # bool, IntEnum and other subclasses
-        if isinstance(value, kind):
-            return kind.__add__(value, kind()) if kind is not str else str.__str__(value)
+    # Subclasses: bool, IntEnum and the like.
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, str):
+        return str.__str__(value)  # what str() makes of an enum's member is its name
     try:
         view = memoryview(value)  # type: ignore[arg-type]  # asks whether it is bytes-like
     except TypeError:

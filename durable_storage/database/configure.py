@@ -84,7 +84,6 @@ def _configure(connection: sqlite3.Connection, path: str, limits: Limits) -> Non
     # Debian compiles it in; it would write every page that a DROP TABLE frees.
     _set(connection, path, "secure_delete", 0)
     _set(connection, path, "cache_size", -8000)
-    _set(connection, path, "trusted_schema", 0)
     reset_pragmas(connection, path)
     pages = max(1, limits.database_size_max_bytes // PAGE_SIZE)
     connection.execute(f"PRAGMA max_page_count={pages}")

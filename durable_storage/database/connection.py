@@ -32,7 +32,7 @@ from .authorizer import Authorizer
 from .bindings import PLAIN_TYPES, explain, plain
 from .configure import STATEMENTS_MAX, connect, reset_pragmas, set_synchronous
 from .create import DatabaseFile
-from .cursor import SqlStorageCursor
+from .cursor import NOTHING, SqlStorageCursor
 from .deletion import drop_everything
 from .faults import Faults
 from .internal import InternalSql, own
@@ -124,7 +124,11 @@ class Database:
             self._file.close()
             raise
         self.created = self._file.created
-        self._execute = self._connection.execute
+        # Writes leave nothing open, so they share one cursor of sqlite3. A read has its own, and
+        # gives it back when it is read at once.
+        self._writer = self._connection.cursor()
+        self._write = self._writer.execute
+        self.spare: sqlite3.Cursor | None = None
         self._authorizer = Authorizer()
         self._sql = InternalSql(self._connection, self._authorizer)
         self._kv = KeyValueTable(self._sql, "_cf_KV")
@@ -142,7 +146,7 @@ class Database:
         found = self._metadata.get("schema")
         if found is not MISSING and found != FORMAT_VERSION:
             raise DatabaseFileError(
-                f"the database file {self.path!r} has format version {found}; this version of"
+                f"the database file {self.path!r} has format version {found!r}; this version of"
                 f" durable_storage reads and writes version {FORMAT_VERSION}. Upgrade"
                 " durable_storage to open it"
             )
@@ -204,7 +208,7 @@ class Database:
 
     def _control(self, sql: str) -> None:
         try:
-            self._sql.execute(sql)
+            self._sql.run(sql)
         except sqlite3.Error as error:
             raise self._failure(error) from error
 
@@ -425,34 +429,84 @@ class Database:
         newest = self._newest
         if newest is not None:
             self._newest = None
-            if newest.open:
+            if not newest.finished and newest.open:
                 self._open.add(newest)
             del newest  # the cursor's last reference may be this one, and it may lock a table
-        statement = self._statements.get(query)
-        if statement is None:
+        try:
+            statement = self._statements[query]
+        except KeyError:
             statement = self._parse(query)
         for value in bindings:
             if type(value) not in PLAIN_TYPES:
                 bindings = plain(bindings)
                 break
-        if statement.is_simple:
-            if statement.is_write:
-                before_write()
-        else:
-            self._run_earlier(statement, bindings, before_write)
+        cursor: SqlStorageCursor[Any]
         try:
-            source = self._execute(statement.sql, bindings)
-            if statement.is_write:
-                cursor: SqlStorageCursor[Any] = self._written(statement, source)
-            else:
+            if statement.is_simple_read:
+                spare = self.spare or self._connection.cursor()
+                self.spare = None
+                source = spare.execute(statement.sql, bindings)
                 cursor = self._newest = SqlStorageCursor(self, statement, source)
+            elif statement.is_simple_write:
+                before_write()
+                if self._write(statement.sql, bindings).description is None:
+                    cursor = SqlStorageCursor(self, statement, NOTHING)
+                else:
+                    cursor = self._returning(statement)
+            else:
+                cursor = self._run(statement, bindings, before_write)
         except _SqliteRefusals as error:
             raise self._failure(error, bindings) from error
         if row_type is not None and not is_typeddict(row_type):
             cursor.typed(row_type)
         return cursor
 
-    def _parse(self, query: str) -> Statement:
+    def _returning(self, statement: Statement) -> SqlStorageCursor[Any]:
+        """Return the rows of a write, all of them: unfinished, it would be undone by the commit."""
+        written = self._writer
+        if statement.builder is None:
+            statement.builder = row_builder(tuple(column[0] for column in written.description))
+        return SqlStorageCursor(self, statement, iter(written.fetchall()))
+
+    def _run(
+        self, last: Statement, bindings: tuple[object, ...], before_write: Callable[[], None]
+    ) -> SqlStorageCursor[Any]:
+        """Run a script, or a statement that needs more care than most."""
+        wrong = explain(bindings)
+        if wrong is not None:
+            raise wrong
+        ready = False
+        for statement in (*last.earlier, last):
+            if statement.is_write and not ready:
+                before_write()
+                ready = True
+            if statement.forbidden:
+                raise not_authorized()
+            if statement is last:
+                break
+            try:
+                # Closing ends the statement, and with it what it locks.
+                self._connection.execute(statement.sql).close()
+            except sqlite3.Error as error:
+                if primary_code(error) is None:
+                    raise SqlError(PARAMETERS_BEFORE_THE_LAST) from error
+                raise
+            if statement.changes_schema:
+                self._forget_statements()
+        if not last.sql:
+            raise SqlError(NO_STATEMENT)
+        if not last.is_write:
+            source = self._connection.execute(last.sql, bindings)
+            self._newest = cursor = SqlStorageCursor[Any](self, last, source)
+            return cursor
+        self._write(last.sql, bindings)
+        if last.changes_schema:
+            self._forget_statements()
+        if self._writer.description is None:
+            return SqlStorageCursor(self, last, NOTHING)
+        return self._returning(last)
+
+    def _parse(self, query: object) -> Statement:
         if not isinstance(query, str):
             raise ArgumentTypeError(f"exec() takes SQL as a str, got {type(query).__name__}")
         text = query.partition("\0")[0]
@@ -471,49 +525,9 @@ class Database:
         self._statements[query] = statement
         return statement
 
-    def _run_earlier(
-        self, last: Statement, bindings: tuple[object, ...], before_write: Callable[[], None]
-    ) -> None:
-        """Do all that comes before running the last statement of a script."""
-        wrong = explain(bindings)
-        if wrong is not None:
-            raise wrong
-        ready = False
-        for statement in (*last.earlier, last):
-            if statement.is_write and not ready:
-                before_write()
-                ready = True
-            if statement.forbidden:
-                raise not_authorized()
-            if statement is last:
-                break
-            try:
-                # Closing ends the statement, and with it what it locks.
-                self._execute(statement.sql).close()
-            except sqlite3.Error as error:
-                if primary_code(error) is None:
-                    raise SqlError(PARAMETERS_BEFORE_THE_LAST) from error
-                raise self._failure(error) from error
-            finally:
-                self._after(statement)
-        if not last.sql:
-            raise SqlError(NO_STATEMENT)
-
-    def _after(self, statement: Statement) -> None:
-        if statement.changes_schema:
-            self._schema_changed = True
-            self._statements.clear()
-
-    def _written(self, statement: Statement, source: sqlite3.Cursor) -> SqlStorageCursor[Any]:
-        """Return the cursor of a statement that has written all it will write."""
-        rows: Iterator[_Row] = source
-        if source.description is not None:
-            # A write that is not stepped to its end would be undone by the commit.
-            if statement.builder is None:
-                statement.builder = row_builder(tuple(column[0] for column in source.description))
-            rows = iter(source.fetchall())
-        self._after(statement)
-        return SqlStorageCursor(self, statement, rows)
+    def _forget_statements(self) -> None:
+        self._schema_changed = True
+        self._statements.clear()
 
     def recover(self, error: Exception) -> None:
         """Return when the row that failed can be read after all, and raise otherwise.

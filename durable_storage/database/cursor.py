@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, final
 
 from ..errors import SqlError
 from .reading import Reading, Tuple, raw_rows
@@ -18,9 +18,12 @@ from .statement import RowBuilder, Statement, row_builder
 if TYPE_CHECKING:
     from .connection import Database
 
-__all__ = ["SqlStorageCursor"]
+__all__ = ["NOTHING", "SqlStorageCursor"]
 
 Row = TypeVar("Row")
+
+NOTHING: Final[Iterator[Tuple]] = iter(())
+"""What is left of a result that was read to its end."""
 
 
 @final
@@ -33,7 +36,7 @@ class SqlStorageCursor(Generic[Row]):
     """
 
     # Set on the instance only where they differ, which keeps making a cursor cheap.
-    _finished: bool = False
+    finished: bool = False
     _row_type: Callable[..., Row] | None = None
     _reading: Reading | None = None
     _count: int = 0
@@ -57,7 +60,7 @@ class SqlStorageCursor(Generic[Row]):
             self._database.recover(error)
             return self.one()
         if row is None:
-            self._finished = True
+            self.finished = True
             raise SqlError(NO_RESULTS)
         try:
             more = next(source, None) is not None
@@ -67,38 +70,40 @@ class SqlStorageCursor(Generic[Row]):
         if more:
             self._end()
             raise SqlError(MULTIPLE_RESULTS)
-        self._finished = True
-        built = (self._statement.builder or self._builder()).one(row)
-        return cast(Row, built) if self._row_type is None else self._row_type(**built)
+        built: Any = (self._statement.builder or self._builder()).one(row)
+        self.finished = True
+        if isinstance(source, sqlite3.Cursor):
+            self._source = NOTHING
+            self._database.spare = source
+        return built if self._row_type is None else self._row_type(**built)
 
     def to_array(self) -> list[Row]:
         """Return the rows that are left."""
         builder = self._statement.builder or self._builder()
-        rows: list[dict[str, Any]] = []
-        while not self._finished:
+        rows: list[Any] = []
+        while not self.finished:
             try:
                 builder.extend(rows, self._source)
-                self._finished = True
+                self.finished = True
             except sqlite3.Error as error:
                 self._database.recover(error)
         if self._reading is None:
             self._count += len(rows)
         row_type = self._row_type
-        return cast("list[Row]", rows) if row_type is None else [row_type(**row) for row in rows]
+        return rows if row_type is None else [row_type(**row) for row in rows]
 
     def raw(self) -> Iterator[Tuple]:
         """Return an iterator of the rows that are left as tuples, from the same position."""
         return raw_rows(self._shared())
 
     def __iter__(self) -> Iterator[Row]:
-        rows = (self._statement.builder or self._builder()).each(self._shared())
-        row_type = self._row_type
-        return cast("Iterator[Row]", rows) if row_type is None else _typed(rows, row_type)
+        rows: Iterator[Any] = (self._statement.builder or self._builder()).each(self._shared())
+        return rows if self._row_type is None else _typed(rows, self._row_type)
 
     def __next__(self) -> Row:
         row = next(self._shared())
-        built = (self._statement.builder or self._builder()).one(row)
-        return cast(Row, built) if self._row_type is None else self._row_type(**built)
+        built: Any = (self._statement.builder or self._builder()).one(row)
+        return built if self._row_type is None else self._row_type(**built)
 
     @property
     def column_names(self) -> list[str]:
@@ -123,7 +128,7 @@ class SqlStorageCursor(Generic[Row]):
     @property
     def open(self) -> bool:
         """Whether SQLite still holds the result open."""
-        if self._finished:
+        if self.finished:
             return False
         return self._reading is None or not self._reading.finished
 
@@ -146,7 +151,7 @@ class SqlStorageCursor(Generic[Row]):
             if self._statement.builder is None:
                 self._builder()
             reading = self._reading = Reading(self._source, self._database.recover)
-            reading.finished = self._finished
+            reading.finished = self.finished
             self._source = reading
             self._database.track(reading)
         return reading
@@ -163,7 +168,7 @@ class SqlStorageCursor(Generic[Row]):
 
     def _end(self) -> None:
         self._shared().finish()
-        self._finished = True
+        self.finished = True
 
 
 def _typed(rows: Iterator[dict[str, Any]], row_type: Callable[..., Row]) -> Iterator[Row]:

@@ -130,14 +130,14 @@ class KeyValueTable:
         """Return the value of ``key``, or ``MISSING``."""
         if not (self._exists or self.exists()):
             return MISSING
-        row = self._sql.execute(self._get, (key,)).fetchone()
+        row = self._sql.run(self._get, (key,)).fetchone()
         return MISSING if row is None else row[0]
 
     def put(self, key: str, value: Stored) -> None:
         """Set the value of ``key``."""
         if not self._exists:
             self.create()
-        self._sql.execute(self._put, (key, value))
+        self._sql.run(self._put, (key, value))
 
     def put_many(self, items: Sequence[tuple[str, Stored]]) -> None:
         """Set the values of many keys."""
@@ -149,7 +149,7 @@ class KeyValueTable:
         """Remove ``key`` and return whether it was there. Creates the table like any write."""
         if not self._exists:
             self.create()
-        return self._sql.execute(self._delete, (key,)).rowcount > 0
+        return self._sql.run(self._delete, (key,)).rowcount > 0
 
     def list(self, keys: KeyRange) -> Iterable[tuple[str, Stored]]:
         """Return an open cursor over a range of keys."""

@@ -15,10 +15,12 @@ from .authorizer import is_reserved
 
 __all__ = ["leading_keyword", "renames_into_reserved", "split_script", "writes"]
 
+# Python counts more characters as white space than SQL does.
+_SPACE: Final = r"[ \t-\r]"
 _COMMENT: Final = r"--[^\n]*|/\*.*?(?:\*/|\Z)"
 # Possessive, so that a long run of blanks before something else costs one pass.
-_BLANK: Final = re.compile(rf"(?:\s|{_COMMENT})*+", re.DOTALL)
-_EMPTY: Final = re.compile(rf"(?:\s|;|{_COMMENT})*+", re.DOTALL)
+_BLANK: Final = re.compile(rf"(?:{_SPACE}|{_COMMENT})*+", re.DOTALL)
+_EMPTY: Final = re.compile(rf"(?:{_SPACE}|;|{_COMMENT})*+", re.DOTALL)
 _WORD: Final = re.compile(r"[A-Za-z]+")
 _TOKEN: Final = re.compile(
     rf"{_COMMENT}"

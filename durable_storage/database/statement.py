@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import sqlite3
 from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from .reading import Reading
 from .splitter import leading_keyword, renames_into_reserved, split_script, writes
@@ -21,7 +21,8 @@ Row = dict[str, Any]
 Tuple = tuple[Any, ...]
 
 
-class RowBuilder(NamedTuple):
+@dataclasses.dataclass(slots=True, frozen=True)
+class RowBuilder:
     """The compiled builders of one list of columns."""
 
     columns: tuple[str, ...]
@@ -40,7 +41,8 @@ class Statement:
         is_write: it could change the database.
         changes_schema: what was prepared before may mean something else afterwards.
         forbidden: it gives a table a reserved name.
-        is_simple: it stands alone and is allowed, so nothing comes before running it.
+        is_simple_read: it stands alone, is allowed, changes no schema and only reads.
+        is_simple_write: it stands alone, is allowed, changes no schema and writes.
         builder: builds its rows; ``None`` until its columns are known.
     """
 
@@ -50,7 +52,8 @@ class Statement:
     changes_schema: bool = False
     forbidden: bool = False
     builder: RowBuilder | None = None
-    is_simple: bool = True
+    is_simple_read: bool = False
+    is_simple_write: bool = False
 
 
 _SCHEMA_KEYWORDS: Final = frozenset({"CREATE", "DROP", "ALTER", "REINDEX", "ANALYZE"})
@@ -60,7 +63,9 @@ def parse_script(script: str) -> Statement:
     """Return the last statement of ``script``, holding the earlier ones."""
     *earlier, last = map(_describe, split_script(script))
     last.earlier = tuple(earlier)
-    last.is_simple = last.sql != "" and not earlier and not last.forbidden
+    if last.sql and not earlier and not last.changes_schema:
+        last.is_simple_read = not last.is_write
+        last.is_simple_write = last.is_write
     return last
 
 
