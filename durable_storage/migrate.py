@@ -80,7 +80,7 @@ def migrate(
 
 def _version(storage: DurableObjectStorage, table: str) -> int:
     known = storage.sql.exec(
-        "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", table
+        "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE", table
     ).to_array()
     if not known:
         return 0

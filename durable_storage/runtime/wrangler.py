@@ -124,7 +124,7 @@ def _parse(path: str) -> object:
         text = content.decode("utf-8-sig")
         if kind == ".toml":
             return tomllib.loads(text)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as exc:
         raise ArgumentValueError(f"{path!r} cannot be parsed: {exc}") from exc
     try:
         return cast(object, json.loads(text))
