@@ -209,7 +209,9 @@ class DataDirectory:
                 the way, or a folder cannot be made.
         """
         path = self.object_path(folder, object_id)
-        if os.path.lexists(path):
+        if os.path.islink(path):
+            raise DatabaseFileError(f"{path!r} is a symbolic link: objects are real files")
+        if os.path.exists(path):
             return path
         below = self.path
         for part in (folder, object_id[:2], object_id[2:4]):

@@ -200,6 +200,10 @@ def test_nothing_is_created_through_a_symbolic_link(tmp_path: Path) -> None:
         place.symlink_to(outside)
         with pytest.raises(DatabaseFileError, match="in the way"):
             directory.prepare(link.split("/")[0], ID)
+    file = Path(directory.prepare("Fourth-1", ID))
+    file.symlink_to(outside / "victim.sqlite")
+    with pytest.raises(DatabaseFileError, match="symbolic link"):
+        directory.prepare("Fourth-1", ID)
     assert list(outside.iterdir()) == []
     directory.release()
 
