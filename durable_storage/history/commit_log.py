@@ -55,6 +55,8 @@ SEGMENTS_PER_RETENTION: Final = 8
 class AttachedDatabase(Protocol):
     """What the log needs of the object's database."""
 
+    def confirm(self) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -84,8 +86,9 @@ class CommitLog:
         self._committed = 0
         self._archived = 0
         # What confirmed() saw last. While a COMMIT runs this may be a commit in the making, so
-        # it bounds times and nothing else.
+        # it bounds times and nothing else. What it saw the time before is durable by now.
         self._seen = 0
+        self._settled = 0
         self._times: list[CommitTime] = []
         self._last_time = 0
         self._times_file = -1
@@ -163,6 +166,7 @@ class CommitLog:
             self._committed = header.last_commit(self._wal, self._committed)
             self._seen = self._committed
         else:
+            self._settled = self._seen
             self._seen = header.last_commit(self._wal, self._seen)
         if self._seen > (self._times[-1][0] if self._times else self._archived):
             self._note_time(header, max(time_ms, self._last_time))
@@ -179,7 +183,7 @@ class CommitLog:
         self._raw_header = raw
         self._header = header
         self._generation += 1
-        self._committed = self._archived = self._seen = 0
+        self._committed = self._archived = self._seen = self._settled = 0
         self._times = []
 
     def _note_time(self, header: WalHeader, time_ms: int) -> None:
@@ -206,7 +210,7 @@ class CommitLog:
         with self._lock:
             self._observe(time_ms, quiet=False)
             restarted = self._restarted
-            ahead = self._seen - self._archived >= ARCHIVE_AHEAD_FRAMES and not self._ahead
+            ahead = self._settled - self._archived >= ARCHIVE_AHEAD_FRAMES and not self._ahead
             self._ahead = self._ahead or ahead
         if restarted:
             self._record_restart()
@@ -217,24 +221,24 @@ class CommitLog:
         try:
             with self._archiving:
                 with self._lock:
-                    upto = self._complete_frame()
+                    upto = self._settled
                     source = self._wal, self._header
                 # A full disk is for archive() to deal with.
                 with contextlib.suppress(OSError):
-                    self._archive(source, upto)
+                    if self._is_commit(source, upto):
+                        self._archive(source, upto)
         finally:
             self._ahead = False
 
-    def _complete_frame(self) -> int:
-        """Return the last frame that confirmed() saw and that is a commit for sure."""
-        if self._header is None or self._closed:
-            return 0
-        for frame, _ in reversed(self._times[-2:]):
-            if self._header.is_commit(self._wal, frame) and self._header.is_complete(
-                self._wal, frame
-            ):
-                return frame
-        return 0
+    def _is_commit(self, source: tuple[int, WalHeader | None], frame: int) -> bool:
+        """Whether a frame that confirmed() saw is a commit, and not still in the making."""
+        descriptor, header = source
+        return (
+            header is not None
+            and frame > 0
+            and header.is_commit(descriptor, frame)
+            and header.is_complete(descriptor, frame)
+        )
 
     def archive(self) -> bool:
         """Copy every commit of the WAL into the log, durably, so that the WAL can be folded.
@@ -258,8 +262,10 @@ class CommitLog:
                 self._record_restart()
             if self._header is None or self._gap:
                 return True
-            # What the log holds must be in the WAL too, whatever happens to the power.
-            self._files.sync(self._wal, self._layout.wal)
+            # What the log holds must be in the WAL too, and before it is folded its name must be
+            # durable: a WAL of an earlier session that reappears would be taken for it.
+            assert self._database is not None, "attach() comes first"
+            self._database.confirm()
             try:
                 self._archive(source, upto)
                 self._log.sync()

@@ -55,9 +55,12 @@ class Session:
         self.database.commit()
 
     def vacuum(self) -> None:
-        self.database._connection.set_authorizer(None)
-        self.database._connection.execute("VACUUM")
-        self.database._connection.set_authorizer(self.database._authorizer)
+        connection = self.database._connection
+        connection.set_authorizer(None)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 1)
+        connection.execute("VACUUM")
+        connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+        connection.set_authorizer(self.database._authorizer)
 
     def confirm(self) -> None:
         self.database.confirm()
