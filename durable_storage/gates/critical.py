@@ -125,8 +125,7 @@ class CriticalSection(Generic[T]):
                 life.background -= 1
                 if self._signal is not None:
                     self._signal.set()
-                if not life.events and life.idle is not None:
-                    life.idle()
+                life.tell_idle()
 
         life.loop.spawn(run)
 

@@ -21,6 +21,8 @@ T = TypeVar("T")
 # A killed coroutine that awaits again is killed again, this many times.
 KILLS_MAX = 10
 
+UNSTARTED: Any = object()
+
 
 @final
 class Frame:
@@ -35,32 +37,20 @@ class Frame:
         waiting_for: the life at whose gate a call made by this frame is waiting.
     """
 
-    __slots__ = (
-        "_cancelling",
-        "_scope",
-        "_task",
-        "delegated",
-        "inner",
-        "kill_scope",
-        "kills",
-        "life",
-        "sections",
-        "up",
-        "waiting_for",
-    )
+    # Defaults in the class: most events end in their first step and set none of them.
+    delegated = 0
+    inner: Scope | None = None
+    sections: list[CriticalSection[Any]] | None = None
+    waiting_for: Life | None = None
+    kills = 0
+    kill_scope: Any = None
+    _task: asyncio.Task[Any] | None = None
+    _cancelling = 0
 
     def __init__(self, life: Life, scope: Scope, up: Frame | None) -> None:
         self.life = life
         self._scope = scope
         self.up = up
-        self.delegated = 0
-        self.inner: Scope | None = None
-        self.sections: list[CriticalSection[Any]] | None = None
-        self.waiting_for: Life | None = None
-        self._task: asyncio.Task[Any] | None = None
-        self._cancelling = 0
-        self.kills = 0
-        self.kill_scope: Any = None
 
     @property
     def scope(self) -> Scope:
@@ -120,12 +110,19 @@ EVENT: contextvars.ContextVar[Frame | None] = contextvars.ContextVar(
 
 
 @types.coroutine
-def drive(frame: Frame, coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+def drive(
+    frame: Frame, coroutine: Coroutine[Any, Any, T], yielded: Any = UNSTARTED
+) -> Generator[Any, Any, T]:
     """Run ``coroutine`` in the caller's task, each step only when its scope may run.
 
     A step that really suspends ends: what it wrote is committed and others may run. Before the
     next one the gate is asked again, so that a resumed wait never lands in somebody's critical
     section.
+
+    Args:
+        frame: the frame whose code it is.
+        coroutine: the code.
+        yielded: what its first step ended with, if that has been run already.
     """
     life = frame.life
     loop = life.loop
@@ -136,22 +133,23 @@ def drive(frame: Frame, coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any
     closing = False
     try:
         while True:
-            outer = loop.current
-            loop.current = frame
-            try:
-                if error is None:
-                    yielded = coroutine.send(value)
-                else:
-                    thrown, error = error, None
-                    try:
-                        yielded = coroutine.throw(thrown)
-                    finally:
-                        del thrown
-            except StopIteration as stop:
-                return cast("T", stop.value)
-            finally:
-                loop.current = outer
-                value = None
+            if yielded is UNSTARTED:
+                outer = loop.current
+                loop.current = frame
+                try:
+                    if error is None:
+                        yielded = coroutine.send(value)
+                    else:
+                        thrown, error = error, None
+                        try:
+                            yielded = coroutine.throw(thrown)
+                        finally:
+                            del thrown
+                except StopIteration as stop:
+                    return cast("T", stop.value)
+                finally:
+                    loop.current = outer
+                    value = None
             if life.broken is None:
                 life.end_step(frame)
             inner = frame.delegated
@@ -161,7 +159,8 @@ def drive(frame: Frame, coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any
                 if life.broken is not None and frame.kills < KILLS_MAX:
                     frame.kill()
             try:
-                value = yield yielded
+                given, yielded = yielded, UNSTARTED
+                value = yield given
             except GeneratorExit:
                 closing = True
                 coroutine.close()

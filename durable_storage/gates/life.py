@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol, TypeVar, final
+from typing import Any, Protocol, TypeVar, cast, final
 
 from ..errors import ConcurrencyError, ObjectDead, ObjectResetError, OverloadedError
 from .deadlines import Deadlines
@@ -73,7 +73,6 @@ class Life:
         "explicit",
         "folding",
         "gate",
-        "idle",
         "loop",
         "name",
         "nesting_max",
@@ -117,7 +116,6 @@ class Life:
         self.waiting: set[Frame] = set()
         self.calling: set[Frame] = set()
         self.folding: threading.Event | None = None
-        self.idle: Callable[[], None] | None = None
         self.gate = OutputGate(
             loop, confirm, self._confirm_failed, immediate=immediate, on_confirmed=on_confirmed
         )
@@ -320,27 +318,35 @@ class Life:
         Raises:
             ObjectResetError: the life ended before the answer could be given.
         """
+        if not self.loop.is_trio:
+            return await self.run_here(frame, coroutine)
+        import trio
+
+        with trio.CancelScope() as frame.kill_scope:
+            return await self.run_here(frame, coroutine)
+        raise self.reset_error()
+
+    async def run_here(self, frame: Frame, coroutine: Coroutine[Any, Any, T]) -> T:
+        """As `run`, inside the scope through which trio may kill it."""
         loop = self.loop
+        gate = self.gate
         self.events += 1
         loop.events += 1
         try:
-            if loop.is_trio:
-                import trio
-
-                with trio.CancelScope() as frame.kill_scope:
-                    return await self._run(frame, coroutine)
-                raise self.reset_error()
-            return await self._run(frame, coroutine)
-        finally:
-            loop.events -= 1
-            self.events -= 1
-            if not self.events and self.idle is not None:
-                self.idle()
-
-    async def _run(self, frame: Frame, coroutine: Coroutine[Any, Any, T]) -> T:
-        gate = self.gate
-        try:
-            result = await drive(frame, coroutine)
+            outer, outside = loop.current, EVENT.get()
+            try:
+                # Most events end in their first step: it is run here, without a driver.
+                loop.current = frame
+                EVENT.set(frame)
+                try:
+                    yielded = coroutine.send(None)
+                finally:
+                    loop.current = outer
+                    EVENT.set(outside)
+            except StopIteration as stop:
+                result = cast("T", stop.value)
+            else:
+                result = await drive(frame, coroutine, yielded)
         except BaseException as exc:
             if self.broken is None:
                 self._end_event(frame)
@@ -349,23 +355,43 @@ class Life:
             if isinstance(exc, Exception) and (self.pending or gate.confirmed < gate.withheld):
                 await self._withhold()
             raise
-        if self.broken is None:
-            self._end_event(frame)
-        if self.broken is not None:
-            frame.settle()
-            raise self.reset_error()
-        if self.pending or gate.confirmed < gate.withheld:
-            await self._withhold()
-        return result
+        else:
+            root = self.root
+            if self.pending or frame.sections or root.waiters or root.critical_waiters:
+                if self.broken is None:
+                    self._end_event(frame)
+            if self.broken is not None:
+                frame.settle()
+                raise self.reset_error()
+            if self.pending or gate.confirmed < gate.withheld:
+                await self._withhold()
+            return result
+        finally:
+            loop.events -= 1
+            self.events -= 1
+            if loop.on_idle:
+                self.tell_idle()
+
+    def tell_idle(self) -> None:
+        """Tell whoever waits for room that this object may have become idle."""
+        if not self.events:
+            for callback in tuple(self.loop.on_idle):
+                callback()
 
     def _raise_reset(self, frame: Frame, exc: BaseException) -> None:
         # Whose cancellation is it? Ours becomes the reset; a caller's stays what it is.
         foreign = frame.settle()
         if isinstance(exc, (GeneratorExit, KeyboardInterrupt, SystemExit)):
             raise exc
-        if not isinstance(exc, (Exception, ObjectDead)):
-            if self.loop.is_trio or foreign or self.broken is exc:
-                raise exc
+        rest: BaseException | None = exc
+        if isinstance(exc, BaseExceptionGroup):
+            # What child tasks of the dead object ended with; only cancellations are left of it.
+            group = cast("BaseExceptionGroup[BaseException]", exc)
+            rest = group.split((Exception, ObjectDead))[1]
+        elif isinstance(exc, (Exception, ObjectDead)):
+            rest = None
+        if rest is not None and (self.loop.is_trio or foreign or self.broken is exc):
+            raise rest
         raise self.reset_error() from None
 
     async def _withhold(self) -> None:
@@ -469,8 +495,7 @@ class Life:
                     await self.branch(place, coroutine, None)
             finally:
                 self.background -= 1
-                if not self.events and self.idle is not None:
-                    self.idle()
+                self.tell_idle()
 
         self.loop.spawn(run)
         if self.loop.current is None:

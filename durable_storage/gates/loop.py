@@ -131,6 +131,7 @@ class Loop:
         thread_id: the only thread from which objects of this loop may be used.
         confirm_seconds: how long a confirmation takes of late.
         events: how many events are under way on this loop.
+        on_idle: called when an object may have become idle; empty unless somebody waits for that.
     """
 
     __slots__ = (
@@ -141,6 +142,7 @@ class Loop:
         "current",
         "events",
         "is_trio",
+        "on_idle",
         "signal",
         "spawn",
         "thread_id",
@@ -154,6 +156,7 @@ class Loop:
         self.thread_id = threading.get_ident()
         self.events = 0
         self.confirm_seconds = 0.0
+        self.on_idle: set[Callable[[], None]] = set()
         self.signal = backend.signal
         self.call_soon = backend.call_soon
         self.call_soon_threadsafe = backend.call_soon_threadsafe

@@ -46,7 +46,7 @@ class _ReadyNone:
 async def awaited(result: Any) -> Any:
     """What a callback gave: itself, or what awaiting it gives."""
     if type(result) is CoroutineType or isinstance(result, Awaitable):
-        return await result
+        return cast("Any", await result)
     return result
 
 

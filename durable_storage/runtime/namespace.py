@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final
 
 from ..errors import ArgumentTypeError
+from ..gates.event import EVENT, Frame
 from ..ids import (
     DurableObjectId,
     Jurisdiction,
@@ -175,11 +177,24 @@ def _method(
     runtime = namespace._runtime  # pyright: ignore[reportPrivateUsage]
     residents = namespace._residents  # pyright: ignore[reportPrivateUsage]
     digits = str(object_id)
+    loop = runtime.loop
+    # Elsewhere the result of the call itself may have to be awaited, or a scope be opened first.
+    plain = inspect.iscoroutinefunction(getattr(namespace.cls, method)) and not loop.is_trio
 
     async def call(*args: Any, **kwargs: Any) -> Any:
         resident = residents.get(digits)
         if resident is None or runtime.closing:
             resident = await runtime.open_object(namespace, object_id, hint)
+        elif plain and loop.current is None and EVENT.get() is None:
+            # A call from outside to an object that is awake and open needs no more than this.
+            life, instance = resident.host.life, resident.instance
+            if life is not None and instance is not None:
+                root = life.root
+                if root.child is None and root.promised is None:
+                    resident.used = True
+                    return await life.run_here(
+                        Frame(life, root, None), getattr(instance, method)(*args, **kwargs)
+                    )
         return await resident.deliver(lambda instance: getattr(instance, method)(*args, **kwargs))
 
     call.__name__ = method

@@ -65,7 +65,6 @@ class Resident:
         "host",
         "idle_since",
         "instance",
-        "on_idle",
         "used",
     )
 
@@ -77,7 +76,6 @@ class Resident:
         host: Host,
         settings: Settings,
         loop: Loop,
-        on_idle: Callable[[], None],
     ) -> None:
         self._cls = cls
         self._id = object_id
@@ -88,7 +86,6 @@ class Resident:
         self._alarm_handler = callable(getattr(cls, "alarm", None))
         self._booting: DurableObjectState | None = None
         self.instance: Any = None
-        self.on_idle = on_idle
         self.used = True
         self.idle_since = 0.0
 
@@ -106,7 +103,6 @@ class Resident:
             )
             life = self.host.life
             assert life is not None
-            life.idle = self.on_idle
         return life
 
     @property

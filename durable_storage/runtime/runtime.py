@@ -219,6 +219,11 @@ class Runtime:
         return self._registry
 
     @property
+    def loop(self) -> Loop:
+        """The event loop it runs on."""
+        return self._loop
+
+    @property
     def path(self) -> str:
         """The data directory."""
         if self._directory is None:
@@ -354,7 +359,7 @@ class Runtime:
             before_confirm=self._before_confirm,
         )
         resident = Resident(
-            namespace.cls, object_id, self.env, host, settings, self._loop, self._object_idle
+            namespace.cls, object_id, self.env, host, settings, self._loop
         )
         self._residents[record.number][digits] = resident
         self._open += 1
@@ -420,6 +425,7 @@ class Runtime:
         return closed
 
     def _object_idle(self) -> None:
+        self._loop.on_idle.discard(self._object_idle)
         room, self._room = self._room, None
         if room is not None:
             room.set()
@@ -427,6 +433,7 @@ class Runtime:
     async def _wait_for_room(self) -> None:
         if self._room is None:
             self._room = self._loop.signal()
+            self._loop.on_idle.add(self._object_idle)
         await self._room.wait()
 
     def _evict_one(self) -> bool:
