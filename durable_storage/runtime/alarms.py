@@ -149,7 +149,8 @@ class AlarmScheduler:
         """Look at the heap again now."""
         self._wake = True
         if self._sleeping is not None:
-            self._sleeping.cancel()
+            # Not at once: a namespace may be added by code that runs outside the loop.
+            self._loop.call_soon(self._sleeping.cancel)
 
     async def _serve(self) -> None:
         assert self._ended is not None

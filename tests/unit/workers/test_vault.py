@@ -1,0 +1,154 @@
+"""A class written for Cloudflare, unmodified, method by method."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from durable_storage import History, ObjectResetError, Runtime, workers
+from durable_storage.testing import ManualClock, run_in_durable_object
+
+with workers.installed():
+    vault = importlib.import_module("tests.unit.workers.vault")
+
+CHECKS = sorted(name for name in vars(vault.Vault) if name.startswith("check_"))
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def runtime() -> AsyncIterator[Runtime]:
+    async with Runtime(
+        durability="os", clock=ManualClock(), history=History(enabled=False)
+    ) as runtime:
+        yield runtime
+
+
+@pytest.fixture
+def env(runtime: Runtime) -> workers.Env:
+    return workers.bind(
+        runtime, VAULT=vault.Vault, PLAIN=vault.Plain, TICKER=vault.Ticker, SECRET="s3cret"
+    )
+
+
+@pytest.mark.parametrize("check", CHECKS)
+async def test_a_class_written_for_cloudflare_runs_unmodified(env: Any, check: str) -> None:
+    await getattr(env.VAULT.getByName("main"), check)()
+
+
+def test_the_class_has_enough_to_say() -> None:
+    assert len(CHECKS) >= 29
+    assert "durable_storage" not in inspect.getsource(vault)
+    assert "workers" not in sys.modules
+
+
+@pytest.mark.parametrize("check", ["check_put_get", "check_sql_rows", "check_transaction"])
+async def test_the_class_runs_on_the_runtime_itself(runtime: Runtime, check: str) -> None:
+    stub = runtime.namespace(vault.Vault).get_by_name("main")
+    await getattr(stub, check)()
+    response = await stub.fetch("http://vault/health")
+    assert await response.text() == "alive"
+
+
+async def test_a_call_passes_copies(env: Any) -> None:
+    stub = env.VAULT.get(env.VAULT.idFromName("main"))
+    assert await stub.echo("hello") == "hello"
+    assert await stub.echo(True) is True
+    sent = {"key": ["value"]}
+    answer = await stub.describe(sent)
+    assert answer["received"]["key"] == answer.received.key == ["value"]
+    answer.received.key.append("more")
+    assert sent == {"key": ["value"]}
+    with pytest.raises(TypeError, match="tuple"):
+        await stub.echo((1, 2))
+
+
+async def test_a_stub_knows_its_id_and_name(env: Any) -> None:
+    object_id = env.VAULT.idFromName("main")
+    stub = env.VAULT.get(object_id)
+    assert stub.id.toString() == object_id.toString()
+    assert stub.name == "main"
+    assert object_id.equals(env.VAULT.id_from_name("main"))
+    assert not object_id.equals(env.VAULT.idFromName("other"))
+
+
+async def test_fetch_takes_a_url_or_a_request(env: Any) -> None:
+    stub = env.VAULT.getByName("main")
+    assert await (await stub.fetch("http://vault/health")).text() == "alive"
+    missing = await stub.fetch(workers.Request("http://vault/nowhere"))
+    assert (missing.status, missing.ok) == (404, False)
+    echoed = await stub.fetch("http://vault/echo", method="POST", body="ping")
+    assert await echoed.json() == {"method": "POST", "body": "ping"}
+    assert echoed.headers["Content-Type"] == "application/json"
+
+
+async def test_an_older_class_without_super_init_and_with_on_fetch_works(env: Any) -> None:
+    response = await env.PLAIN.getByName("x").fetch("http://plain/")
+    assert await response.text() == "GET x"
+
+
+async def test_abort_is_no_exception_inside_and_resets_the_object(env: Any) -> None:
+    stub = env.VAULT.getByName("main")
+    with pytest.raises(ObjectResetError, match="stop here"):
+        await stub.stop()
+    assert await stub.read("lost") is None
+
+
+async def test_wait_until_finishes_after_the_answer(env: Any) -> None:
+    stub = env.VAULT.getByName("main")
+    await stub.later("k")
+    assert await stub.read("k") == "done"
+
+
+async def test_an_alarm_is_told_about_its_retries(runtime: Runtime) -> None:
+    clock = runtime._settings.clock
+    assert isinstance(clock, ManualClock)
+    env: Any = workers.bind(runtime, TICKER=vault.Ticker)
+    stub = env.TICKER.getByName("t")
+    await stub.start()
+    await clock.advance(seconds=301)
+    await clock.advance(seconds=60)
+    assert await stub.seen() == [[0, False], [1, True]]
+
+
+async def test_variables_and_item_access_pass_through_env(env: Any) -> None:
+    assert env.SECRET == env["SECRET"] == "s3cret"
+    with pytest.raises(AttributeError):
+        _ = env.NOTHING
+    assert workers.env is env
+
+
+async def test_names_in_snake_case_work_too(runtime: Runtime) -> None:
+    stub = runtime.namespace(vault.Vault).get_by_name("main")
+
+    async def look(instance: Any, state: Any) -> None:
+        assert await instance.ctx.storage.get_alarm() is None
+        assert instance.ctx.storage.sql.database_size == instance.ctx.storage.sql.databaseSize
+        assert instance.ctx.id.to_string() == instance.ctx.id.toString()
+        with pytest.raises(AttributeError):
+            _ = instance.ctx.storage.no_such_name
+
+    await run_in_durable_object(stub, look)
+
+
+async def test_the_entrypoint_and_its_background_work(env: Any) -> None:
+    kept: list[str] = []
+
+    class Default(workers.WorkerEntrypoint):
+        async def fetch(self, request: workers.Request) -> Any:
+            async def note() -> None:
+                kept.append(request.url)
+
+            self.ctx.waitUntil(note())
+            return await self.env.VAULT.getByName("main").fetch("http://vault/health")
+
+    worker: Any = workers.entrypoint(Default, env)
+    response = await worker.fetch("http://site/")
+    assert await response.text() == "alive"
+    await worker.ctx.settled()
+    assert kept == ["http://site/"]
