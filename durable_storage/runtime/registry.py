@@ -35,6 +35,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NewType, final
 
+from ..database.faults import Faults
 from ..errors import (
     ArgumentValueError,
     DatabaseFileError,
@@ -216,8 +217,9 @@ class Registry:
 
     clean_start: Final[bool]
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, faults: Faults | None = None) -> None:
         self._path = os.fspath(path)
+        self._faults = faults
         self._database = threading.RLock()
         self._buffering = threading.Lock()
         self._syncing = threading.Lock()
@@ -270,9 +272,14 @@ class Registry:
             else:
                 connection.execute(f"PRAGMA user_version={version}")  # makes the -wal exist
             self._wal = os.open(self._path + "-wal", os.O_RDWR)
+            self._before("fdatasync", self._path + "-wal")
             _fdatasync(self._wal)
             if fresh:
-                _sync_directory(os.path.dirname(self._path) or ".")
+                # Its content was synced by the checkpoint.
+                self._before("fsync", self._path)
+                directory = os.path.dirname(self._path) or "."
+                self._before("fsync", directory)
+                _sync_directory(directory)
         except (sqlite3.Error, OSError) as exc:
             if connection is not None:
                 connection.close()
@@ -285,6 +292,10 @@ class Registry:
                 connection.close()
             raise
         return connection
+
+    def _before(self, operation: str, path: str) -> None:
+        if self._faults is not None:
+            self._faults.before(operation, path)
 
     # ------------------------------------------------------------------ transactions
 
@@ -377,6 +388,7 @@ class Registry:
             if descriptor is None:
                 raise SqlError("the registry is closed")
             try:
+                self._before("fdatasync", self._path + "-wal")
                 _fdatasync(descriptor)
             except OSError as exc:
                 self._sync_failure = exc
