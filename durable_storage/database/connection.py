@@ -17,6 +17,7 @@ import os
 import sqlite3
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Final, TypeVar, final
 
 from typing_extensions import is_typeddict
@@ -37,6 +38,7 @@ from .deletion import drop_everything
 from .faults import Faults
 from .internal import InternalSql, own
 from .kv import MISSING, KeyRange, KeyValueTable, Missing, Stored
+from .meter import Meter
 from .reading import DRAIN_MAX_ROWS, Reading, raw_rows
 from .sqlerrors import (
     AUTH,
@@ -131,6 +133,7 @@ class Database:
         self.spare: sqlite3.Cursor | None = None
         self._authorizer = Authorizer()
         self._sql = InternalSql(self._connection, self._authorizer)
+        self.meter = Meter(self._connection, self._sql)
         self._kv = KeyValueTable(self._sql, "_cf_KV")
         self._metadata = KeyValueTable(self._sql, "_cf_METADATA", self._record_version)
         self._wal = WriteAheadLog(self.path, self._file.descriptor, faults)
@@ -446,13 +449,13 @@ class Database:
                 spare = self.spare or self._connection.cursor()
                 self.spare = None
                 source = spare.execute(statement.sql, bindings)
-                cursor = self._newest = SqlStorageCursor(self, statement, source)
+                cursor = self._newest = SqlStorageCursor(self, statement, source, bindings)
             elif statement.is_simple_write:
                 before_write()
                 if self._write(statement.sql, bindings).description is None:
-                    cursor = SqlStorageCursor(self, statement, NOTHING)
+                    cursor = SqlStorageCursor(self, statement, NOTHING, bindings)
                 else:
-                    cursor = self._returning(statement)
+                    cursor = self._returning(statement, bindings)
             else:
                 cursor = self._run(statement, bindings, before_write)
         except _SqliteRefusals as error:
@@ -461,12 +464,14 @@ class Database:
             cursor.typed(row_type)
         return cursor
 
-    def _returning(self, statement: Statement) -> SqlStorageCursor[Any]:
+    def _returning(
+        self, statement: Statement, bindings: tuple[object, ...]
+    ) -> SqlStorageCursor[Any]:
         """Return the rows of a write, all of them: unfinished, it would be undone by the commit."""
-        written = self._writer
         if statement.builder is None:
-            statement.builder = row_builder(tuple(column[0] for column in written.description))
-        return SqlStorageCursor(self, statement, iter(written.fetchall()))
+            description = self._writer.description
+            statement.builder = row_builder(tuple(column[0] for column in description))
+        return SqlStorageCursor(self, statement, iter(self._writer.fetchall()), bindings)
 
     def _run(
         self, last: Statement, bindings: tuple[object, ...], before_write: Callable[[], None]
@@ -497,14 +502,26 @@ class Database:
             raise SqlError(NO_STATEMENT)
         if not last.is_write:
             source = self._connection.execute(last.sql, bindings)
-            self._newest = cursor = SqlStorageCursor[Any](self, last, source)
+            self._newest = cursor = SqlStorageCursor[Any](self, last, source, bindings)
             return cursor
-        self._write(last.sql, bindings)
+        if last.changes_schema:
+            with suppress(sqlite3.Error):  # what is wrong with it, running it will tell
+                self.meter.explain(last, bindings)
+        rows: list[_Row] = []
+        self.meter.start()
+        try:
+            self._write(last.sql, bindings)
+            if self._writer.description is not None:
+                last.builder = row_builder(tuple(column[0] for column in self._writer.description))
+                # A write that is not run to its end would be undone by the commit.
+                rows = self._writer.fetchall()
+        finally:
+            self.meter.stop()
+        seen = self.meter.written(len(rows))
         if last.changes_schema:
             self._forget_statements()
-        if self._writer.description is None:
-            return SqlStorageCursor(self, last, NOTHING)
-        return self._returning(last)
+        last.done()
+        return SqlStorageCursor[Any](self, last, iter(rows), bindings).observed(seen)
 
     def _parse(self, query: object) -> Statement:
         if not isinstance(query, str):
@@ -539,10 +556,6 @@ class Database:
         if not undecodable or self._connection.text_factory is _decode or self._closed:
             raise self._failure(error) from error
         self._connection.text_factory = _decode
-
-    def metered(self, cursor: SqlStorageCursor[Any]) -> tuple[int, int]:
-        """Return the rows read and written by what made ``cursor``."""
-        return 0, 0
 
     # ---- open results
 

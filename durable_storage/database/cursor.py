@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, final
 
 from ..errors import SqlError
+from .metering import Observation
 from .reading import Reading, Tuple, raw_rows
 from .sqlerrors import MULTIPLE_RESULTS, NO_RESULTS
 from .statement import RowBuilder, Statement, row_builder
@@ -40,12 +41,20 @@ class SqlStorageCursor(Generic[Row]):
     _row_type: Callable[..., Row] | None = None
     _reading: Reading | None = None
     _count: int = 0
-    _changes: int = 0
+    _seen: Observation | None = None
+    _metered: tuple[int, tuple[int, int]] | None = None
 
-    def __init__(self, database: Database, statement: Statement, source: Iterator[Tuple]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        statement: Statement,
+        source: Iterator[Tuple],
+        bindings: tuple[Any, ...],
+    ) -> None:
         self._database = database
         self._statement = statement
         self._source = source
+        self._bindings = bindings
 
     def one(self) -> Row:
         """Return the only row that is left.
@@ -114,14 +123,12 @@ class SqlStorageCursor(Generic[Row]):
     @property
     def rows_read(self) -> int:
         """How many rows SQLite has read for this query so far."""
-        self._check()
-        return self._database.metered(self)[0]
+        return self._counts()[0]
 
     @property
     def rows_written(self) -> int:
         """How many rows SQLite has written for this query, index entries included."""
-        self._check()
-        return self._database.metered(self)[1]
+        return self._counts()[1]
 
     # What follows is for the database, not for users.
 
@@ -139,6 +146,11 @@ class SqlStorageCursor(Generic[Row]):
     def cancel(self, error: Exception) -> None:
         """End the result; every further use raises ``error``."""
         self._shared().cancel(error)
+
+    def observed(self, seen: Observation) -> Self:
+        """Keep what was seen of the run, for the counts."""
+        self._seen = seen
+        return self
 
     def typed(self, row_type: Callable[..., Row]) -> Self:
         """Make the rows what ``row_type`` makes of the columns, given as keywords."""
@@ -161,6 +173,15 @@ class SqlStorageCursor(Generic[Row]):
         columns = tuple(column[0] for column in description or ())
         builder = self._statement.builder = row_builder(columns)
         return builder
+
+    def _counts(self) -> tuple[int, int]:
+        self._check()
+        delivered = self._count + (0 if self._reading is None else self._reading.count)
+        if self._metered is None or self._metered[0] != delivered:
+            meter = self._database.meter
+            counts = meter.counts(self._statement, self._bindings, self._seen, delivered)
+            self._metered = delivered, counts
+        return self._metered[1]
 
     def _check(self) -> None:
         if self._reading is not None and self._reading.error is not None:

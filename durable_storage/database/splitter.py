@@ -13,7 +13,7 @@ from typing import Final
 
 from .authorizer import is_reserved
 
-__all__ = ["leading_keyword", "renames_into_reserved", "split_script", "writes"]
+__all__ = ["leading_keyword", "renames_into_reserved", "split_script", "without_blanks", "writes"]
 
 # Python counts more characters as white space than SQL does.
 _SPACE: Final = r"[ \t-\r]"
@@ -59,10 +59,15 @@ def split_script(script: str) -> list[str]:
     return statements
 
 
+def without_blanks(statement: str) -> str:
+    """Return the statement without blanks, comments and semicolons before it."""
+    blank = _EMPTY.match(statement)
+    return statement[blank.end() :] if blank else statement
+
+
 def leading_keyword(statement: str) -> str:
     """Return the first word in capitals, ``""`` when the text does not begin with one."""
-    blank = _EMPTY.match(statement)
-    word = _WORD.match(statement, blank.end() if blank else 0)
+    word = _WORD.match(without_blanks(statement))
     return word[0].upper() if word else ""
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, Final
 
+from .program import Op, Program
 from .reading import Reading
 from .splitter import leading_keyword, renames_into_reserved, split_script, writes
 
@@ -42,7 +43,12 @@ class Statement:
         changes_schema: what was prepared before may mean something else afterwards.
         forbidden: it gives a table a reserved name.
         is_simple_read: it stands alone, is allowed, changes no schema and only reads.
-        is_simple_write: it stands alone, is allowed, changes no schema and writes.
+        is_simple_write: it stands alone, is allowed, changes no schema, writes, has run before and
+            nobody asked for its counts.
+        is_metered: somebody asked for its counts.
+        explained: what EXPLAIN says; ``None`` until it was asked.
+        program: that as a graph; ``None`` until somebody asks for counts.
+        counts: rows read and written, by what is known of the run.
         builder: builds its rows; ``None`` until its columns are known.
     """
 
@@ -54,6 +60,19 @@ class Statement:
     builder: RowBuilder | None = None
     is_simple_read: bool = False
     is_simple_write: bool = False
+    is_metered: bool = False
+    explained: list[Op] | None = None
+    program: Program | None = None
+    counts: dict[Hashable, tuple[int, int]] = dataclasses.field(
+        default_factory=dict[Hashable, tuple[int, int]]
+    )
+
+    def done(self) -> None:
+        """Note that a write has run once, so that the next run needs no care."""
+        if self.sql and not (
+            self.earlier or self.forbidden or self.changes_schema or self.is_metered
+        ):
+            self.is_simple_write = True
 
 
 _SCHEMA_KEYWORDS: Final = frozenset({"CREATE", "DROP", "ALTER", "REINDEX", "ANALYZE"})
@@ -63,9 +82,7 @@ def parse_script(script: str) -> Statement:
     """Return the last statement of ``script``, holding the earlier ones."""
     *earlier, last = map(_describe, split_script(script))
     last.earlier = tuple(earlier)
-    if last.sql and not earlier and not last.changes_schema:
-        last.is_simple_read = not last.is_write
-        last.is_simple_write = last.is_write
+    last.is_simple_read = bool(last.sql and not earlier and not last.is_write)
     return last
 
 
