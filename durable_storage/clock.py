@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, final, runtime_checkable
 
 import anyio
 import anyio.lowlevel
 
-__all__ = ["Clock", "SystemClock", "busy"]
+__all__ = ["Clock", "SystemClock", "busy", "watch_wall"]
 
 
 @runtime_checkable
@@ -46,6 +47,22 @@ def busy(clock: Clock) -> AbstractContextManager[None]:
     clock that has no ``busy()`` of its own the context does nothing.
     """
     return clock.busy() if isinstance(clock, _HoldableClock) else nullcontext()
+
+
+@runtime_checkable
+class _WatchableClock(Clock, Protocol):
+    def watch_wall(self, changed: Callable[[], None]) -> None: ...
+
+
+def watch_wall(clock: Clock, changed: Callable[[], None]) -> bool:
+    """Have ``changed`` called when the wall clock jumps; False if this clock cannot tell.
+
+    Of a clock that can, the wall clock moves with the monotonic one otherwise.
+    """
+    if isinstance(clock, _WatchableClock):
+        clock.watch_wall(changed)
+        return True
+    return False
 
 
 @final

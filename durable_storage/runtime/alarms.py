@@ -9,6 +9,7 @@ before the object's commit does and stable storage before the object's confirmat
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Final, NamedTuple, final
 
 import anyio
 
-from ..clock import Clock, busy
+from ..clock import Clock, busy, watch_wall
 from ..gates.loop import Loop, Signal
 from .registry import NamespaceNumber, Registry
 
@@ -28,11 +29,13 @@ RUNNING_MAX: Final = 64
 LOOK_EVERY_SECONDS: Final = 30.0
 # An alarm that could not be run for a reason that is not its own.
 TRY_AGAIN_MS: Final = 2_000
+JITTER: Final = random.Random()
+"""What spreads retries; a test seeds it to have the same ones every time."""
 
 
 def retry_delay_ms(retry: int) -> int:
     """How long to wait before the counted retry ``retry`` (1 to 6): 2, 4 … 64 s and up to 25 % more."""
-    return int(1000 * 2**retry * (1 + random.random() / 4))
+    return int(1000 * 2**retry * (1 + JITTER.random() / 4))
 
 
 class Key(NamedTuple):
@@ -77,6 +80,7 @@ class AlarmScheduler:
         self._wake = False
         self._ended: Signal | None = None
         self._closing = False
+        self._look_every = math.inf if watch_wall(clock, self.wake) else LOOK_EVERY_SECONDS
 
     # -- the index ------------------------------------------------------------------------
 
@@ -162,7 +166,7 @@ class AlarmScheduler:
                         await started.wait()
                 if self._closing or self._wake:
                     continue
-                seconds = LOOK_EVERY_SECONDS
+                seconds = self._look_every
                 if self._heap and self._running < RUNNING_MAX:
                     seconds = min(seconds, (self._heap[0][0] - self._clock.time_ms()) / 1000)
                 with anyio.CancelScope() as self._sleeping:

@@ -17,7 +17,8 @@ deadline; the wall clock moves with the monotonic one, except for ``set_wall``.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Generator
+import weakref
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import final
@@ -68,6 +69,7 @@ class ManualClock:
         self._holds: dict[int, int] = {}
         self._released: anyio.Event | None = None
         self._advancing = False
+        self._watchers: list[weakref.WeakMethod[Callable[[], None]]] = []
 
     def __repr__(self) -> str:
         return f"<ManualClock {self.now.isoformat()}>"
@@ -130,6 +132,15 @@ class ManualClock:
             ArgumentValueError: ``moment`` is naive.
         """
         self._wall_offset = _wall_microseconds(moment) - self._passed
+        for watcher in self._watchers:
+            changed = watcher()
+            if changed is not None:
+                changed()
+
+    def watch_wall(self, changed: Callable[[], None]) -> None:
+        """Have the bound method ``changed`` called after every ``set_wall``, while it lives."""
+        self._watchers = [each for each in self._watchers if each() is not None]
+        self._watchers.append(weakref.WeakMethod(changed))
 
     async def advance(
         self, delta: timedelta | float | None = None, *, seconds: float | None = None
