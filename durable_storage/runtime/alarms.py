@@ -3,7 +3,8 @@
 The truth about an alarm is in its object's own storage. The heap and the registry's index only say
 when to look, and are never later than the truth: `ObjectAlarms.earlier` reaches the operating system
 before the object's commit does and stable storage before the object's confirmation does;
-`ObjectAlarms.changed` follows the commit and may be lost. An entry that is too early costs one look.
+`ObjectAlarms.changed` follows the confirmation and may be lost. An entry that is too early costs one
+look.
 """
 
 from __future__ import annotations
@@ -98,6 +99,11 @@ class AlarmScheduler:
                 if entry is not None:
                     heapq.heappush(self._heap, (entry.due_ms, key))
             self.wake()
+
+    @property
+    def complete(self) -> bool:
+        """Whether the index is known to have every alarm: the last owner closed it."""
+        return self._registry.clean_start
 
     def due_ms(self, namespace: NamespaceNumber, object_id: str) -> int | None:
         """When an object's alarm is next looked at."""
@@ -246,6 +252,11 @@ class ObjectAlarms:
         self._scheduler = scheduler
         self._namespace = namespace
         self._id = object_id
+
+    @property
+    def complete(self) -> bool:
+        """See `AlarmIndex.complete`."""
+        return self._scheduler.complete
 
     def earlier(self, due_ms: int) -> None:
         """See `AlarmIndex.earlier`."""

@@ -1,7 +1,8 @@
 """An object's one alarm: where its time is kept and how it stays in step with the index.
 
 The object's metadata is the truth. The index of whoever runs alarms (``AlarmIndex``) is never later
-than it: it hears of an earlier alarm before the commit, of a later one or none after it.
+than it: it hears of an earlier alarm before the commit, of a later one or none once the commit is
+confirmed, because a commit that a power loss undoes brings the earlier alarm back.
 """
 
 from __future__ import annotations
@@ -26,13 +27,20 @@ RETRY_KEY: Final = "alarm_retry"
 
 
 class AlarmIndex(Protocol):
-    """Whoever runs the alarms of many objects."""
+    """Whoever runs the alarms of many objects.
+
+    Attributes:
+        complete: false after a crash, when it may lack an alarm that nobody was told of.
+    """
+
+    @property
+    def complete(self) -> bool: ...
 
     def earlier(self, due_ms: int) -> None:
         """An alarm will be set to this time, which is earlier than the index has; called first."""
 
     def changed(self, due_ms: int | None) -> None:
-        """The alarm is set to this time, or is gone; called after the commit."""
+        """The alarm is set to this time, or is gone; called once that is confirmed."""
 
 
 def from_ms(milliseconds: int) -> datetime.datetime:
@@ -108,6 +116,8 @@ class AlarmSlot:
         self._due_ms: int | None = None
         self._changed = False
         self._indexed_ms: int | None = None
+        # What the index has to hear once the commit of this number is confirmed.
+        self._owed: tuple[int, int | None] | None = None
         self.running = False
         self._set_while_running = False
 
@@ -193,9 +203,24 @@ class AlarmSlot:
                 self._index.earlier(due)
                 self._indexed_ms = due
 
-    def after_commit(self) -> None:
+    def after_commit(self, number: int) -> None:
+        """The commit that will be confirmed as ``number`` was made."""
         if self._changed:
             self._changed = False
             self._indexed_ms = self.due_ms()
+            self._owed = number, self._indexed_ms
+
+    def confirmed(self, number: int) -> None:
+        """Every commit up to ``number`` is confirmed."""
+        owed = self._owed
+        if owed is not None and owed[0] <= number:
+            self._owed = None
             if self._index is not None:
-                self._index.changed(self._indexed_ms)
+                self._index.changed(owed[1])
+
+    def complete_index(self) -> None:
+        """After a crash, see to it that the index knows of the alarm."""
+        if self._index is not None and not self._index.complete:
+            due = self.due_ms()
+            if due is not None:
+                self._index.earlier(due)

@@ -111,6 +111,7 @@ class Host:
         except OSError as exc:
             raise ObjectResetError(f"{self.name} cannot start: {exc}") from exc
         session = Session(file.database, settings.serializer, settings.limits, self._alarm_index)
+        session.alarm.complete_index()
         life = session.life = Life(
             self._loop,
             self.name,
@@ -155,6 +156,8 @@ class Host:
     # -- folding --------------------------------------------------------------------------
 
     def _confirmed(self) -> None:
+        if self.session is not None and self.life is not None:
+            self.session.alarm.confirmed(self.life.gate.confirmed)
         file = self._file
         if (
             file is not None

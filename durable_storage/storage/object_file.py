@@ -102,6 +102,8 @@ class ObjectFile:
                 self.log.archive()
             folded = self.database.checkpoint()
             if folded and self.log is not None:
+                # The new WAL begins with a commit that a bookmark may name.
+                self.database.confirm()
                 self.log.checkpointed()
             return folded
 

@@ -112,7 +112,10 @@ class Session:
         except SqlError as exc:
             raise self._reset(exc) from exc
         self.open = False
-        self.alarm.after_commit()
+        gate = self.life.gate
+        self.alarm.after_commit(gate.committed + 1)
+        if gate.immediate:
+            self.alarm.confirmed(gate.committed + 1)
         return withhold
 
     def _abandon_savepoints(self) -> None:
