@@ -345,7 +345,7 @@ class CommitLog:
             self.abandon()
 
     def _leave(self) -> None:
-        if self._header is None:
+        if self._log.head is None or self._header is None:
             return  # nothing was written
         self._files.unlink(self._layout.times)
         self._files.unlink(self._layout.held_wal)

@@ -335,7 +335,10 @@ class Runtime:
         assert self._directory is not None
         path = self._directory.prepare(record.folder, digits)
         settings = self._settings
-        if not os.path.exists(path):
+        # After a crash a file may be there that the registry has not heard of.
+        if not os.path.exists(path) or not (
+            self.registry.clean_start or self.registry.object(record.number, digits)
+        ):
             self.registry.register_object(
                 record.number,
                 digits,
