@@ -33,7 +33,7 @@ from .authorizer import Authorizer
 from .bindings import PLAIN_TYPES, explain, plain
 from .configure import STATEMENTS_MAX, connect, reset_pragmas, set_synchronous
 from .create import DatabaseFile
-from .cursor import NOTHING, SqlStorageCursor
+from .cursor import NOTHING, SqlStorageCursor, make_cursor
 from .deletion import drop_everything
 from .faults import Faults
 from .internal import InternalSql, own
@@ -51,7 +51,7 @@ from .sqlerrors import (
     too_big,
     translate,
 )
-from .statement import Statement, parse_script, row_builder
+from .statement import Parameters, Statement, parse_script, row_builder
 from .wal import WriteAheadLog
 
 __all__ = ["FORMAT_VERSION", "MISSING", "Database", "Missing", "Stored"]
@@ -126,11 +126,11 @@ class Database:
             self._file.close()
             raise
         self.created = self._file.created
-        # Writes leave nothing open, so they share one cursor of sqlite3. A read has its own, and
-        # gives it back when it is read at once.
+        # Making a cursor of sqlite3 costs as much as a small query. Writes leave nothing open and
+        # share one; the newest read has the other, and leaves it to the next when it is finished.
         self._writer = self._connection.cursor()
         self._write = self._writer.execute
-        self.spare: sqlite3.Cursor | None = None
+        self._read = self._connection.cursor().execute
         self._authorizer = Authorizer()
         self._sql = InternalSql(self._connection, self._authorizer)
         self.meter = Meter(self._connection, self._sql)
@@ -162,7 +162,7 @@ class Database:
     @property
     def in_transaction(self) -> bool:
         """Whether a transaction is open, as SQLite sees it."""
-        return self._connection.in_transaction
+        return not self._closed and self._connection.in_transaction
 
     def begin(self) -> None:
         """Open a transaction."""
@@ -283,6 +283,7 @@ class Database:
             pass  # the file fails already, and closing it is what is left to do
         finally:
             self._newest = None
+            self._open.clear()
             self._statements.clear()
             self._connection.close()
             self._wal.close()
@@ -359,6 +360,8 @@ class Database:
 
     def _kv_write(self, write: Callable[[], _Result]) -> _Result:
         if not self._begun:
+            if self._faults is not None:
+                self._faults.before("commit", self.path)
             self.commits += 1
         try:
             try:
@@ -431,10 +434,11 @@ class Database:
         """
         newest = self._newest
         if newest is not None:
-            self._newest = None
-            if not newest.finished and newest.open:
-                self._open.add(newest)
-            del newest  # the cursor's last reference may be this one, and it may lock a table
+            if newest.finished:
+                newest.source = NOTHING  # the cursor of sqlite3 is used again
+            else:
+                del newest  # the last reference may be this one, and the result may lock a table
+                self._keep_newest()
         try:
             statement = self._statements[query]
         except KeyError:
@@ -443,38 +447,47 @@ class Database:
             if type(value) not in PLAIN_TYPES:
                 bindings = plain(bindings)
                 break
+        if row_type is not None and is_typeddict(row_type):
+            row_type = None
         cursor: SqlStorageCursor[Any]
         try:
             if statement.is_simple_read:
-                spare = self.spare or self._connection.cursor()
-                self.spare = None
-                source = spare.execute(statement.sql, bindings)
-                cursor = self._newest = SqlStorageCursor(self, statement, source, bindings)
+                source = self._read(statement.sql, bindings)
+                cursor = self._newest = make_cursor(self, statement, source, bindings, row_type)
             elif statement.is_simple_write:
                 before_write()
                 if self._write(statement.sql, bindings).description is None:
-                    cursor = SqlStorageCursor(self, statement, NOTHING, bindings)
+                    cursor = make_cursor(self, statement, NOTHING, bindings, row_type)
                 else:
-                    cursor = self._returning(statement, bindings)
+                    rows = iter(self._written_rows(statement))
+                    cursor = make_cursor(self, statement, rows, bindings, row_type)
             else:
-                cursor = self._run(statement, bindings, before_write)
+                cursor = self._run(statement, bindings, row_type, before_write)
         except _SqliteRefusals as error:
             raise self._failure(error, bindings) from error
-        if row_type is not None and not is_typeddict(row_type):
-            cursor.typed(row_type)
         return cursor
 
-    def _returning(
-        self, statement: Statement, bindings: tuple[object, ...]
-    ) -> SqlStorageCursor[Any]:
-        """Return the rows of a write, all of them: unfinished, it would be undone by the commit."""
+    def _written_rows(self, statement: Statement) -> list[_Row]:
+        """Return all rows of a write: one that is not run to its end is undone by the commit."""
+        rows: list[_Row] = []
+        if self._writer.description is None:
+            return rows
         if statement.builder is None:
             description = self._writer.description
             statement.builder = row_builder(tuple(column[0] for column in description))
-        return SqlStorageCursor(self, statement, iter(self._writer.fetchall()), bindings)
+        while True:
+            try:
+                rows.extend(self._writer)
+                return rows
+            except sqlite3.Error as error:
+                self.recover(error)
 
     def _run(
-        self, last: Statement, bindings: tuple[object, ...], before_write: Callable[[], None]
+        self,
+        last: Statement,
+        bindings: tuple[object, ...],
+        row_type: Callable[..., Any] | None,
+        before_write: Callable[[], None],
     ) -> SqlStorageCursor[Any]:
         """Run a script, or a statement that needs more care than most."""
         wrong = explain(bindings)
@@ -500,28 +513,30 @@ class Database:
                 self._forget_statements()
         if not last.sql:
             raise SqlError(NO_STATEMENT)
+        parameters: Parameters = bindings
+        if last.names is not None:
+            if len(last.names) != len(bindings):
+                raise SqlError(WRONG_BINDINGS)
+            parameters = dict(zip(last.names, bindings, strict=True))
         if not last.is_write:
-            source = self._connection.execute(last.sql, bindings)
-            self._newest = cursor = SqlStorageCursor[Any](self, last, source, bindings)
+            source = self._read(last.sql, parameters)
+            self._newest = cursor = make_cursor(self, last, source, parameters, row_type)
             return cursor
         if last.changes_schema:
             with suppress(sqlite3.Error):  # what is wrong with it, running it will tell
-                self.meter.explain(last, bindings)
+                self.meter.explain(last, parameters)
         rows: list[_Row] = []
         self.meter.start()
         try:
-            self._write(last.sql, bindings)
-            if self._writer.description is not None:
-                last.builder = row_builder(tuple(column[0] for column in self._writer.description))
-                # A write that is not run to its end would be undone by the commit.
-                rows = self._writer.fetchall()
+            self._write(last.sql, parameters)
+            rows = self._written_rows(last)
         finally:
             self.meter.stop()
         seen = self.meter.written(len(rows))
         if last.changes_schema:
             self._forget_statements()
         last.done()
-        return SqlStorageCursor[Any](self, last, iter(rows), bindings).observed(seen)
+        return make_cursor(self, last, iter(rows), parameters, row_type, seen)
 
     def _parse(self, query: object) -> Statement:
         if not isinstance(query, str):
@@ -579,11 +594,15 @@ class Database:
         for result in self._open_results():
             result.cancel(error)
 
-    def _open_results(self) -> list[SqlStorageCursor[Any] | Reading]:
+    def _keep_newest(self) -> None:
+        """Let the newest cursor keep its result as long as anybody has the cursor."""
         newest, self._newest = self._newest, None
         if newest is not None and newest.open:
             self._open.add(newest)
-        del newest
+        self._read = self._connection.cursor().execute
+
+    def _open_results(self) -> list[SqlStorageCursor[Any] | Reading]:
+        self._keep_newest()
         results = list(self._open)
         self._open.clear()
         return results
@@ -596,6 +615,7 @@ class Database:
             return SqlError("The database is closed.")
         if self._begun and not self._connection.in_transaction:
             self.transaction_lost = True
+            self._after_rollback()
         if isinstance(error, MemoryError):
             return SqlError(
                 "out of memory: SQLITE_NOMEM",

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, final
 
 from ..errors import SqlError
 from .metering import Observation
 from .reading import Reading, Tuple, raw_rows
 from .sqlerrors import MULTIPLE_RESULTS, NO_RESULTS
-from .statement import RowBuilder, Statement, row_builder
+from .statement import Parameters, RowBuilder, Statement, row_builder
 
 if TYPE_CHECKING:
     from .connection import Database
 
-__all__ = ["NOTHING", "SqlStorageCursor"]
+__all__ = ["NOTHING", "SqlStorageCursor", "make_cursor"]
 
 Row = TypeVar("Row")
 
@@ -29,32 +29,35 @@ NOTHING: Final[Iterator[Tuple]] = iter(())
 
 @final
 class SqlStorageCursor(Generic[Row]):
-    """The rows of a query.
+    """The rows of a query, which has been run up to the first of them.
 
     All ways to read share one position, and breaking out of a loop does not end the cursor. Rows
     are dicts by column name (of columns with the same name the last counts), or what ``row_type``
     makes of them.
     """
 
-    # Set on the instance only where they differ, which keeps making a cursor cheap.
-    finished: bool = False
-    _row_type: Callable[..., Row] | None = None
-    _reading: Reading | None = None
-    _count: int = 0
-    _seen: Observation | None = None
-    _metered: tuple[int, tuple[int, int]] | None = None
+    __slots__ = (
+        "__weakref__",
+        "_bindings",
+        "_count",
+        "_database",
+        "_reading",
+        "_row_type",
+        "_seen",
+        "_statement",
+        "finished",
+        "source",
+    )
 
-    def __init__(
-        self,
-        database: Database,
-        statement: Statement,
-        source: Iterator[Tuple],
-        bindings: tuple[Any, ...],
-    ) -> None:
-        self._database = database
-        self._statement = statement
-        self._source = source
-        self._bindings = bindings
+    _database: Database
+    _statement: Statement
+    _bindings: Parameters
+    _row_type: Callable[..., Row] | None
+    _reading: Reading | None
+    _seen: Observation | None
+    _count: int
+    source: Iterator[Tuple]
+    finished: bool
 
     def one(self) -> Row:
         """Return the only row that is left.
@@ -62,42 +65,42 @@ class SqlStorageCursor(Generic[Row]):
         Raises:
             SqlError: there is no row, or more than one; then the cursor is finished.
         """
-        source = self._source
+        builder = self._statement.builder or self._builder()
+        source = self.source
         try:
             row = next(source, None)
         except sqlite3.Error as error:
             self._database.recover(error)
             return self.one()
-        if row is None:
-            self.finished = True
-            raise SqlError(NO_RESULTS)
         try:
             more = next(source, None) is not None
         except sqlite3.Error:
             more = True
-        self._count += 1
         if more:
-            self._end()
+            self._count += 1
+            self._shared().finish()
             raise SqlError(MULTIPLE_RESULTS)
-        built: Any = (self._statement.builder or self._builder()).one(row)
-        self.finished = True
-        if isinstance(source, sqlite3.Cursor):
-            self._source = NOTHING
-            self._database.spare = source
+        if self._reading is None:
+            self.finished = True
+        if row is None:
+            raise SqlError(NO_RESULTS)
+        self._count += 1
+        built: Any = builder.one(row)
         return built if self._row_type is None else self._row_type(**built)
 
     def to_array(self) -> list[Row]:
         """Return the rows that are left."""
         builder = self._statement.builder or self._builder()
         rows: list[Any] = []
-        while not self.finished:
+        while True:
             try:
-                builder.extend(rows, self._source)
-                self.finished = True
+                builder.extend(rows, self.source)
+                break
             except sqlite3.Error as error:
                 self._database.recover(error)
         if self._reading is None:
             self._count += len(rows)
+            self.finished = True
         row_type = self._row_type
         return rows if row_type is None else [row_type(**row) for row in rows]
 
@@ -147,14 +150,29 @@ class SqlStorageCursor(Generic[Row]):
         """End the result; every further use raises ``error``."""
         self._shared().cancel(error)
 
-    def observed(self, seen: Observation) -> Self:
-        """Keep what was seen of the run, for the counts."""
-        self._seen = seen
-        return self
+    @staticmethod
+    def made(
+        database: Database,
+        statement: Statement,
+        source: Iterator[Tuple],
+        bindings: Parameters,
+        row_type: Callable[..., Any] | None,
+        seen: Observation | None = None,
+    ) -> SqlStorageCursor[Any]:
+        """Return the cursor of a statement that was run.
 
-    def typed(self, row_type: Callable[..., Row]) -> Self:
-        """Make the rows what ``row_type`` makes of the columns, given as keywords."""
+        Not ``__init__``, which takes longer: one of these is made for every ``exec``.
+        """
+        self: SqlStorageCursor[Any] = SqlStorageCursor()
+        self._database = database
+        self._statement = statement
+        self.source = source
+        self._bindings = bindings
         self._row_type = row_type
+        self._reading = None
+        self._seen = seen
+        self._count = 0
+        self.finished = False
         return self
 
     def _shared(self) -> Reading:
@@ -162,14 +180,14 @@ class SqlStorageCursor(Generic[Row]):
         if reading is None:
             if self._statement.builder is None:
                 self._builder()
-            reading = self._reading = Reading(self._source, self._database.recover)
+            reading = self._reading = Reading(self.source, self._database.recover)
             reading.finished = self.finished
-            self._source = reading
+            self.source = reading
             self._database.track(reading)
         return reading
 
     def _builder(self) -> RowBuilder:
-        description = self._source.description if isinstance(self._source, sqlite3.Cursor) else None
+        description = self.source.description if isinstance(self.source, sqlite3.Cursor) else None
         columns = tuple(column[0] for column in description or ())
         builder = self._statement.builder = row_builder(columns)
         return builder
@@ -177,21 +195,20 @@ class SqlStorageCursor(Generic[Row]):
     def _counts(self) -> tuple[int, int]:
         self._check()
         delivered = self._count + (0 if self._reading is None else self._reading.count)
-        if self._metered is None or self._metered[0] != delivered:
-            meter = self._database.meter
-            counts = meter.counts(self._statement, self._bindings, self._seen, delivered)
-            self._metered = delivered, counts
-        return self._metered[1]
+        meter = self._database.meter
+        seen = self._seen
+        if seen is None or not (self._statement.is_write or seen.delivered == delivered):
+            seen = self._seen = meter.observe(self._statement, self._bindings, delivered)
+        return meter.counts(self._statement, self._bindings, seen)
 
     def _check(self) -> None:
         if self._reading is not None and self._reading.error is not None:
             raise self._reading.error
 
-    def _end(self) -> None:
-        self._shared().finish()
-        self.finished = True
-
 
 def _typed(rows: Iterator[dict[str, Any]], row_type: Callable[..., Row]) -> Iterator[Row]:
     for row in rows:
         yield row_type(**row)
+
+
+make_cursor: Final = SqlStorageCursor.made

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import sqlite3
 from itertools import islice
-from typing import Any, Final, final
+from typing import Final, final
 
 from .internal import InternalSql, own
 from .metering import Observation, analyse, scanned_roots
 from .program import Op, Program
 from .splitter import leading_keyword, without_blanks
-from .statement import Statement
+from .statement import Parameters, Statement
 
 __all__ = ["Meter"]
 
@@ -54,44 +54,37 @@ class Meter:
 
     def written(self, rows: int) -> Observation:
         """Return what was seen of a write that returned so many rows."""
-        return Observation(
-            rows=rows,
-            finished=True,
-            changes=self._connection.total_changes - self._changes_before,
-            steps=self._seen_steps(),
-        )
+        changes = self._connection.total_changes - self._changes_before
+        return Observation(rows, True, changes, self._seen_steps(), delivered=0)
 
-    def counts(
-        self,
-        statement: Statement,
-        bindings: tuple[Any, ...],
-        seen: Observation | None,
-        delivered: int,
-    ) -> tuple[int, int]:
-        """Return the rows read and written.
+    def observe(self, statement: Statement, bindings: Parameters, delivered: int) -> Observation:
+        """Return what can be found out about a run afterwards.
 
         Args:
             statement: what was run.
             bindings: with which values.
-            seen: what was seen of the run, ``None`` when it was not observed.
             delivered: how many rows were read of its result.
         """
+        try:
+            if statement.is_write:
+                return Observation(delivered, True, self._sql.value(_CHANGES), None, delivered)
+            return self._repeat(statement, bindings, delivered)
+        except sqlite3.Error:  # the schema is no longer that for which it was written
+            return Observation(delivered, True, None, None, delivered)
+
+    def counts(
+        self, statement: Statement, bindings: Parameters, seen: Observation
+    ) -> tuple[int, int]:
+        """Return the rows read and written."""
         statement.is_metered = True
         statement.is_simple_write = False
         try:
             program = self._program(statement, bindings)
             if program is None:
                 return 0, 0
-            if seen is None:
-                seen = (
-                    Observation(delivered, True, self._sql.value(_CHANGES), None)
-                    if statement.is_write
-                    else self._repeat(statement, bindings, delivered)
-                )
             entries = {root: self._entries(root) for root in scanned_roots(program)}
         except sqlite3.Error:
-            # The schema is no longer the one that the statement was written for.
-            return delivered, 0
+            return seen.rows, 0
         known = (seen, tuple(entries.items()))
         found = statement.counts.get(known)
         if found is None:
@@ -109,9 +102,7 @@ class Meter:
     def _seen_steps(self) -> int | None:
         return self._steps if self._steps <= self._steps_max else None
 
-    def _repeat(
-        self, statement: Statement, bindings: tuple[Any, ...], delivered: int
-    ) -> Observation:
+    def _repeat(self, statement: Statement, bindings: Parameters, delivered: int) -> Observation:
         """Run a read once more, as far as it was read."""
         self.start(_REPEATED_STEPS_MAX)
         try:
@@ -124,16 +115,16 @@ class Meter:
         finished = rows.fetchone() is None
         rows.close()
         # SQLite stands at the row after the last that was read.
-        return Observation(delivered + (not finished), finished, None, steps)
+        return Observation(delivered + (not finished), finished, None, steps, delivered)
 
-    def explain(self, statement: Statement, bindings: tuple[Any, ...]) -> None:
+    def explain(self, statement: Statement, bindings: Parameters) -> None:
         """Keep what SQLite will execute; for a change of the schema only possible before it."""
         # SQLite carries out some pragmas already when it prepares them.
         if leading_keyword(statement.sql) not in ("PRAGMA", "EXPLAIN"):
             sql = own("EXPLAIN ") + without_blanks(statement.sql)
             statement.explained = [Op(*row) for row in self._connection.execute(sql, bindings)]
 
-    def _program(self, statement: Statement, bindings: tuple[Any, ...]) -> Program | None:
+    def _program(self, statement: Statement, bindings: Parameters) -> Program | None:
         if statement.explained is None:
             self.explain(statement, bindings)
         if statement.program is None and statement.explained is not None:

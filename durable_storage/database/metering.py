@@ -37,12 +37,14 @@ class Observation:
         changes: rows inserted, updated and deleted, those of triggers included; ``None`` when
             not known.
         steps: instructions executed; ``None`` when not known.
+        delivered: how many of the rows were read, when a read was observed.
     """
 
     rows: int
     finished: bool
     changes: int | None
     steps: int | None
+    delivered: int
 
 
 class Equation(NamedTuple):

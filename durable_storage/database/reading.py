@@ -96,7 +96,7 @@ class Reading:
 
     def drain(self) -> bool:
         """Read the rest into memory; false when it is too long for that, and then lost."""
-        if self.finished or not isinstance(self.source, sqlite3.Cursor):
+        if self.finished or self.error or not isinstance(self.source, sqlite3.Cursor):
             return True
         rest: list[Tuple] = []
         ending: Iterator[Tuple] = iter(())

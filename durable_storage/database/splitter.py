@@ -25,7 +25,7 @@ _WORD: Final = re.compile(r"[A-Za-z]+")
 _TOKEN: Final = re.compile(
     rf"{_COMMENT}"
     r"|'(?:[^']|'')*+'|\"(?:[^\"]|\"\")*+\"|`(?:[^`]|``)*+`|\[[^\]]*\]"
-    r"|(?:[\w$]|[^\x00-\x7f])+|\S",
+    r"|[:@$]?(?:[\w$]|[^\x00-\x7f])+|\S",
     re.DOTALL,
 )
 
@@ -91,6 +91,19 @@ def renames_into_reserved(statement: str) -> bool:
         pair == ("RENAME", "TO") and is_reserved(name.strip("\"'`["))
         for pair, name in zip(pairwise(words), words[2:], strict=False)
     )
+
+
+def parameter_names(statement: str) -> tuple[str, ...] | None:
+    """Return the names of the parameters by index, ``None`` unless all of them have one.
+
+    Also ``None`` when two names differ only in the character before them.
+    """
+    tokens = _tokens(statement)
+    marked = list(dict.fromkeys(token for token in tokens if token[0] in ":@$" and token[1:]))
+    names = tuple(token[1:] for token in marked)
+    if not names or "?" in tokens or len(set(names)) < len(names):
+        return None
+    return names
 
 
 def _tokens(statement: str) -> list[str]:

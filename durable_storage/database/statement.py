@@ -9,17 +9,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sqlite3
+import sys
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any, Final
 
 from .program import Op, Program
 from .reading import Reading
-from .splitter import leading_keyword, renames_into_reserved, split_script, writes
+from .splitter import leading_keyword, parameter_names, renames_into_reserved, split_script, writes
 
-__all__ = ["RowBuilder", "Statement", "parse_script", "row_builder"]
+__all__ = ["Parameters", "RowBuilder", "Statement", "parse_script", "row_builder"]
 
 Row = dict[str, Any]
 Tuple = tuple[Any, ...]
+Parameters = tuple[Any, ...] | dict[str, Any]
 
 
 @dataclasses.dataclass(slots=True, frozen=True)
@@ -42,6 +44,7 @@ class Statement:
         is_write: it could change the database.
         changes_schema: what was prepared before may mean something else afterwards.
         forbidden: it gives a table a reserved name.
+        names: of its parameters, where Python wants a mapping for them.
         is_simple_read: it stands alone, is allowed, changes no schema and only reads.
         is_simple_write: it stands alone, is allowed, changes no schema, writes, has run before and
             nobody asked for its counts.
@@ -57,6 +60,7 @@ class Statement:
     is_write: bool = False
     changes_schema: bool = False
     forbidden: bool = False
+    names: tuple[str, ...] | None = None
     builder: RowBuilder | None = None
     is_simple_read: bool = False
     is_simple_write: bool = False
@@ -70,10 +74,13 @@ class Statement:
     def done(self) -> None:
         """Note that a write has run once, so that the next run needs no care."""
         if self.sql and not (
-            self.earlier or self.forbidden or self.changes_schema or self.is_metered
+            self.earlier or self.forbidden or self.changes_schema or self.is_metered or self.names
         ):
             self.is_simple_write = True
 
+
+# From 3.12 Python warns when values for named parameters come in a sequence, and later refuses.
+NAMES_NEED_A_MAPPING: Final = sys.version_info >= (3, 12)
 
 _SCHEMA_KEYWORDS: Final = frozenset({"CREATE", "DROP", "ALTER", "REINDEX", "ANALYZE"})
 
@@ -82,7 +89,9 @@ def parse_script(script: str) -> Statement:
     """Return the last statement of ``script``, holding the earlier ones."""
     *earlier, last = map(_describe, split_script(script))
     last.earlier = tuple(earlier)
-    last.is_simple_read = bool(last.sql and not earlier and not last.is_write)
+    if NAMES_NEED_A_MAPPING:
+        last.names = parameter_names(last.sql)
+    last.is_simple_read = bool(last.sql and not (earlier or last.is_write or last.names))
     return last
 
 

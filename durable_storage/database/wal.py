@@ -18,6 +18,9 @@ from .faults import Faults
 
 __all__ = ["WriteAheadLog"]
 
+_HEADER_BYTES: Final = 32
+_FRAME_HEADER_BYTES: Final = 24
+
 # macOS has no fdatasync.
 _fdatasync: Final[Callable[[int], None]] = getattr(os, "fdatasync", os.fsync)
 
@@ -39,12 +42,41 @@ class WriteAheadLog:
         self._faults = faults
         self._failure: OSError | None = None
         self.confirmed_once = False
+        self._salts = b""
+        self._frames = 0
 
     @property
     def size_bytes(self) -> int:
-        """Size of the file, 0 before the first commit."""
+        """How much of the file is in use, 0 before the first commit.
+
+        The file does not shrink when SQLite starts it anew from its beginning; the frames of an
+        earlier round are told by their salts (SQLite's "WAL-mode File Format").
+        """
         descriptor = self._open()
-        return 0 if descriptor is None else os.fstat(descriptor).st_size
+        if descriptor is None:
+            return 0
+        header = os.pread(descriptor, _HEADER_BYTES, 0)
+        if len(header) < _HEADER_BYTES:
+            return 0
+        frame_bytes = _FRAME_HEADER_BYTES + int.from_bytes(header[8:12])
+        salts = header[16:24]
+        if salts != self._salts:
+            self._salts, self._frames = salts, 0
+
+        def in_use(frame: int) -> bool:
+            start = _HEADER_BYTES + (frame - 1) * frame_bytes
+            return os.pread(descriptor, _FRAME_HEADER_BYTES, start)[8:16] == salts
+
+        # The last frame in use, searched from where it was found before: by doubling, then halving.
+        step = 1
+        while in_use(self._frames + step):
+            step *= 2
+        low, high = self._frames + step // 2, self._frames + step
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if in_use(middle) else (low, middle)
+        self._frames = low
+        return _HEADER_BYTES + low * frame_bytes
 
     def confirm(self) -> None:
         """Make every commit that was done before the call durable. Any thread may call it.
