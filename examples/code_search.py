@@ -29,6 +29,8 @@ LIBRARY = Path(sysconfig.get_path("stdlib"))
 LEFT_OUT = {"site-packages", "dist-packages", "__pycache__"}
 AT_ONCE = 16
 """Files under way at a time: while some wait for the disk, others are read and cut up."""
+OPEN_AT_ONCE = 32
+"""An open object takes six file descriptors, and some systems give a process no more than 256."""
 
 DEFINITION = re.compile(r"\s*(?:async\s+)?(?:def|class)\s+(\w+)")
 PASSAGE_LINES = 100
@@ -264,7 +266,7 @@ async def main(arguments: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     try:
-        async with Runtime(directory) as runtime:
+        async with Runtime(directory, max_open_objects=OPEN_AT_ONCE) as runtime:
             if not arguments:
                 await build(runtime)
                 print(f"try: python {sys.argv[0]} {directory} search deque")
