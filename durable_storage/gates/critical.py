@@ -54,6 +54,8 @@ class CriticalSection(Generic[T]):
         life: the life whose other events it holds back.
         body: makes the coroutine to run inside.
         resets: whether a failure of the body resets the object.
+        limited: whether it may last only so long and nest only so deep, as an application's own do;
+            a wait of the library's is not.
     """
 
     __slots__ = (
@@ -61,6 +63,7 @@ class CriticalSection(Generic[T]):
         "_done",
         "_error",
         "_life",
+        "_limited",
         "_resets",
         "_scope",
         "_signal",
@@ -69,13 +72,19 @@ class CriticalSection(Generic[T]):
     )
 
     def __init__(
-        self, life: Life, body: Callable[[], Coroutine[Any, Any, T]], *, resets: bool
+        self,
+        life: Life,
+        body: Callable[[], Coroutine[Any, Any, T]],
+        *,
+        resets: bool,
+        limited: bool = True,
     ) -> None:
         if life.broken is not None:
             raise ObjectDead(str(life.broken))
         self._life = life
         self._body = body
         self._resets = resets
+        self._limited = limited
         self._started = False
         self._done = False
         self._value: T | None = None
@@ -143,7 +152,8 @@ class CriticalSection(Generic[T]):
         loop = life.loop
         if life.broken is not None:
             raise ObjectDead(str(life.broken))
-        check_depth(life, self._scope.live())
+        if self._limited:
+            check_depth(life, self._scope.live())
         outer = loop.current if loop.current is not None and loop.current.life is life else None
         if waiter is not None:
             await waiter.wait(loop)
@@ -157,7 +167,8 @@ class CriticalSection(Generic[T]):
             outer.suspended()
             outer.delegated += 1
             frame.kill_scope = outer.kill_scope
-        life.deadlines.start(section, self._expired)
+        if self._limited:
+            life.deadlines.start(section, self._expired)
         failure: BaseException | None = None
         result: T | None = None
         try:
@@ -173,7 +184,11 @@ class CriticalSection(Generic[T]):
             life.break_(failure)
         leave_section(life, section)
         if outer is None:
-            section.live().wake_next()
+            if self._limited:
+                section.live().wake_next()
+            else:
+                # What the child task does at once with what it waited for comes first.
+                loop.call_soon(lambda: section.live().wake_next())
         try:
             if life.broken is not None:
                 if failure is not None and not isinstance(failure, (Exception, ObjectDead)):

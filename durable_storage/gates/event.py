@@ -37,7 +37,9 @@ class Frame:
         waiting_for: the life at whose gate a call made by this frame is waiting.
     """
 
-    # Defaults in the class: most events end in their first step and set none of them.
+    # The rest has its defaults in the class: most events end in their first step and set none.
+    __slots__ = ("__dict__", "_scope", "life", "up")
+
     delegated = 0
     inner: Scope | None = None
     sections: list[CriticalSection[Any]] | None = None
@@ -122,12 +124,15 @@ def drive(
     Args:
         frame: the frame whose code it is.
         coroutine: the code.
-        yielded: what its first step ended with, if that has been run already.
+        yielded: what its first step ended with, if that has been run already: from outside every
+            event, and with `EVENT` left as the step left it, for sections inside it have set it.
     """
     life = frame.life
     loop = life.loop
-    outside = EVENT.get()
-    EVENT.set(frame)
+    outside: Frame | None = None
+    if yielded is UNSTARTED:
+        outside = EVENT.get()
+        EVENT.set(frame)
     value: Any = None
     error: BaseException | None = None
     closing = False

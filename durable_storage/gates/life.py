@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar, cast, final
 
 from ..errors import ConcurrencyError, ObjectDead, ObjectResetError, OverloadedError
@@ -12,7 +12,7 @@ from .deadlines import Deadlines
 from .event import EVENT, Frame, drive
 from .input_gate import Scope, Waiter
 from .loop import Loop
-from .output_gate import OutputGate
+from .output_gate import OutputGate, Start
 from .ready import Later
 
 __all__ = ["Backing", "Life", "NotDelivered"]
@@ -21,7 +21,13 @@ T = TypeVar("T")
 
 
 class Backing(Protocol):
-    """What the gates need of the storage behind an object."""
+    """What the gates need of the storage behind an object.
+
+    Attributes:
+        withhold: whether answers must wait for what the present turn wrote so far.
+    """
+
+    withhold: bool
 
     def commit(self) -> bool | None:
         """Commit what the turn wrote: None if nothing, else whether answers must wait for it.
@@ -96,6 +102,7 @@ class Life:
         queue: tuple[int, float, Callable[[], float]],
         on_broken: Callable[[Life], None],
         on_confirmed: Callable[[], None] | None = None,
+        start_confirming: Start | None = None,
     ) -> None:
         self.loop = loop
         self.name = name
@@ -117,7 +124,12 @@ class Life:
         self.calling: set[Frame] = set()
         self.folding: threading.Event | None = None
         self.gate = OutputGate(
-            loop, confirm, self._confirm_failed, immediate=immediate, on_confirmed=on_confirmed
+            loop,
+            confirm,
+            self._confirm_failed,
+            immediate=immediate,
+            on_confirmed=on_confirmed,
+            start=start_confirming,
         )
 
     # -- who may use storage now ----------------------------------------------------------
@@ -328,49 +340,77 @@ class Life:
 
     async def run_here(self, frame: Frame, coroutine: Coroutine[Any, Any, T]) -> T:
         """As `run`, inside the scope through which trio may kill it."""
-        loop = self.loop
-        gate = self.gate
+        return await self.resume(frame, drive(frame, coroutine))
+
+    async def resume(self, frame: Frame, steps: Awaitable[T]) -> T:
+        """Await the driven ``steps`` of an event, then withhold its answer."""
         self.events += 1
-        loop.events += 1
+        self.loop.events += 1
         try:
-            outer, outside = loop.current, EVENT.get()
             try:
-                # Most events end in their first step: it is run here, without a driver.
-                loop.current = frame
-                EVENT.set(frame)
-                try:
-                    yielded = coroutine.send(None)
-                finally:
-                    loop.current = outer
-                    EVENT.set(outside)
-            except StopIteration as stop:
-                result = cast("T", stop.value)
-            else:
-                result = await drive(frame, coroutine, yielded)
-        except BaseException as exc:
-            if self.broken is None:
-                self._end_event(frame)
-            if self.broken is not None:
-                self._raise_reset(frame, exc)
-            if isinstance(exc, Exception) and (self.pending or gate.confirmed < gate.withheld):
-                await self._withhold()
-            raise
-        else:
-            root = self.root
-            if self.pending or frame.sections or root.waiters or root.critical_waiters:
-                if self.broken is None:
-                    self._end_event(frame)
-            if self.broken is not None:
-                frame.settle()
-                raise self.reset_error()
-            if self.pending or gate.confirmed < gate.withheld:
-                await self._withhold()
+                result = await steps
+            except BaseException as exc:
+                await self.fail(frame, exc)
+                raise
+            await self.finish(frame)
             return result
         finally:
-            loop.events -= 1
+            self.loop.events -= 1
             self.events -= 1
-            if loop.on_idle:
+            if self.loop.on_idle:
                 self.tell_idle()
+
+    def settled(self, frame: Frame) -> bool:
+        """Whether ``frame``'s event, which has ended, leaves nothing to do and its answer may go."""
+        root = self.root
+        gate = self.gate
+        return not (
+            self.pending
+            or gate.confirmed < gate.withheld
+            or root.waiters
+            or root.critical_waiters
+            or frame.sections
+            or self.broken is not None
+        )
+
+    async def finish(self, frame: Frame) -> None:
+        """End an event that returned; return once its answer may leave.
+
+        Raises:
+            ObjectResetError: the life ended first.
+        """
+        if self.broken is None:
+            self._end_event(frame)
+        if self.broken is not None:
+            frame.settle()
+            raise self.reset_error()
+        if self.pending and self.backing.withhold or self.gate.confirmed < self.gate.withheld:
+            await self._withhold()
+
+    async def fail(self, frame: Frame, exc: BaseException) -> None:
+        """End an event that raised ``exc``; return once that may leave.
+
+        Raises:
+            ObjectResetError: the life ended first.
+        """
+        alive = self.broken is None
+        if alive:
+            self._end_event(frame)
+        if self.broken is not None and not alive:
+            self._raise_reset(frame, exc)
+        if not isinstance(exc, Exception):
+            return
+        try:
+            if self.broken is not None:
+                raise self.reset_error()
+            if self.pending and self.backing.withhold or self.gate.confirmed < self.gate.withheld:
+                await self._withhold()
+        except ObjectResetError as reset:
+            if self.gate.failure is not None or not self.storage_failed:
+                raise
+            # Its own commit was refused: the original runtime lets the event's error stand, and it
+            # says no more than that the event failed.
+            exc.add_note(str(reset))
 
     def tell_idle(self) -> None:
         """Tell whoever waits for room that this object may have become idle."""
@@ -392,15 +432,18 @@ class Life:
             rest = None
         if rest is not None and (self.loop.is_trio or foreign or self.broken is exc):
             raise rest
-        raise self.reset_error() from None
+        error = self.reset_error()
+        raise error from error.__cause__
 
     async def _withhold(self) -> None:
         gate = self.gate
-        number = gate.committed + 1 if self.pending else gate.withheld
+        pending = self.pending and self.backing.withhold
+        number = gate.committed + 1 if pending else gate.withheld
         try:
             await gate.wait(number)
-        except (OSError, ObjectResetError, ObjectDead):
-            raise self.reset_error() from None
+        except (Exception, ObjectDead):
+            error = self.reset_error()
+            raise error from error.__cause__
 
     async def wait_confirmed(self) -> None:
         """Return once every write made so far is confirmed.
@@ -415,7 +458,7 @@ class Life:
         if self.gate.confirmed < self.gate.committed:
             try:
                 await self.gate.wait(self.gate.committed)
-            except (OSError, ObjectResetError):
+            except Exception:
                 raise ObjectDead(str(self.broken)) from None
 
     async def outgoing(self, frame: Frame) -> None:
@@ -430,7 +473,7 @@ class Life:
         if gate.confirmed < gate.withheld:
             try:
                 await gate.wait(gate.withheld)
-            except (OSError, ObjectResetError):
+            except Exception:
                 raise ObjectDead(str(self.broken)) from None
 
     # -- background work ------------------------------------------------------------------

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import final
+from typing import TypeAlias, final
 
 from .loop import Loop, Signal
 
-__all__ = ["OutputGate"]
+__all__ = ["OutputGate", "Start"]
+
+Start: TypeAlias = "Callable[[Callable[[BaseException | None], None]], None]"
 
 # A confirmation on the loop's own thread holds everybody up for as long as the disk takes.
 INLINE_MAX_SECONDS = 0.001
@@ -35,6 +37,8 @@ class OutputGate:
         immediate: commits count as confirmed at once (``durability="os"``).
         on_confirmed: called on the loop after each successful confirmation, or now and then when
             there are none.
+        start: instead of ``confirm``: starts to make every commit made so far durable and calls
+            what it is given, on the loop, with the failure or None, but not before it returns.
     """
 
     __slots__ = (
@@ -45,6 +49,7 @@ class OutputGate:
         "_on_failure",
         "_running",
         "_signal",
+        "_start_confirming",
         "_target",
         "committed",
         "confirmed",
@@ -62,8 +67,10 @@ class OutputGate:
         *,
         immediate: bool,
         on_confirmed: Callable[[], None] | None = None,
+        start: Start | None = None,
     ) -> None:
         self._on_confirmed = on_confirmed
+        self._start_confirming = start
         self._loop = loop
         self._confirm = confirm
         self._on_failure = on_failure
@@ -95,7 +102,9 @@ class OutputGate:
         self._running = True
         self._signal, self._next = self._next, None
         loop = self._loop
-        if loop.events <= 1 and self.confirmed and loop.confirm_seconds < INLINE_MAX_SECONDS:
+        if self._start_confirming is not None:
+            self._start_confirming(self._finish)
+        elif loop.events <= 1 and self.confirmed and loop.confirm_seconds < INLINE_MAX_SECONDS:
             # Nobody else would be held up, and a thread costs as much as a fast disk. The first
             # time, files and folders may have to be made durable too: that is a thread's work.
             error: BaseException | None = None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Generator, Iterator
 from types import CoroutineType
-from typing import Any, Generic, Protocol, TypeVar, cast, final
+from typing import Any, Generic, NoReturn, Protocol, TypeVar, cast, final
 
 from .loop import Loop, Signal
 
-__all__ = ["READY", "Eager", "Later", "Ready", "awaited"]
+__all__ = ["READY", "Eager", "Failed", "Later", "Ready", "awaited"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -31,6 +31,20 @@ class Ready(Generic[T]):
 
     def __await__(self) -> Generator[Any, Any, T]:
         return self._value
+        yield
+
+
+@final
+class Failed:
+    """A finished failure. Awaiting it raises, and does not suspend."""
+
+    __slots__ = ("_error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __await__(self) -> Generator[Any, Any, NoReturn]:
+        raise self._error
         yield
 
 

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final
 
 from ..errors import ArgumentTypeError
-from ..gates.event import EVENT, Frame
+from ..gates.event import EVENT, Frame, drive
+from ..gates.ready import READY, Failed
 from ..ids import (
     DurableObjectId,
     Jurisdiction,
@@ -46,24 +47,36 @@ class DurableObjectNamespace(Generic[O]):
         record: NamespaceRecord,
         residents: dict[str, Resident],
         jurisdiction: Jurisdiction | None = None,
+        whole: DurableObjectNamespace[O] | None = None,
     ) -> None:
         self._runtime = runtime
         self.cls = cls
-        self._record = record
+        # That of a jurisdiction follows the whole one, whose record changes with the directory.
+        self._whole = whole or self
+        self._own_record = record
         self._residents = residents
         self._jurisdiction: Jurisdiction | None = jurisdiction
 
     @property
+    def record(self) -> NamespaceRecord:
+        """What the registry knows of it."""
+        return self._whole._own_record
+
+    @record.setter
+    def record(self, record: NamespaceRecord) -> None:
+        self._whole._own_record = record
+
+    @property
     def name(self) -> str:
         """What the runtime calls it."""
-        return self._record.name
+        return self.record.name
 
     def __repr__(self) -> str:
         return f"<DurableObjectNamespace {self.name} of {self.cls.__name__}>"
 
     def id_from_name(self, name: str) -> DurableObjectId:
         """The id of the object called ``name``; always the same."""
-        return id_from_name(self._record.unique_key, name, self._jurisdiction)
+        return id_from_name(self.record.unique_key, name, self._jurisdiction)
 
     def id_from_string(self, digits: str) -> DurableObjectId:
         """The id that ``str(id)`` wrote.
@@ -71,11 +84,11 @@ class DurableObjectNamespace(Generic[O]):
         Raises:
             ArgumentValueError: not 64 hex digits, or the id of another namespace.
         """
-        return id_from_string(self._record.unique_key, digits, self._jurisdiction)
+        return id_from_string(self.record.unique_key, digits, self._jurisdiction)
 
     def new_unique_id(self, *, jurisdiction: Jurisdiction | None = None) -> DurableObjectId:
         """The id of an object that does not exist yet."""
-        return new_unique_id(self._record.unique_key, jurisdiction or self._jurisdiction)
+        return new_unique_id(self.record.unique_key, jurisdiction or self._jurisdiction)
 
     def get(self, id: DurableObjectId, *, location_hint: LocationHint | None = None) -> O:
         """The stub of an object: its public methods become coroutine functions.
@@ -89,7 +102,7 @@ class DurableObjectNamespace(Generic[O]):
                 f"get() takes a DurableObjectId, got {type(id).__name__}; use get_by_name() for names"
             )
         check_location_hint(location_hint)
-        id_from_string(self._record.unique_key, str(id), self._jurisdiction)
+        id_from_string(self.record.unique_key, str(id), self._jurisdiction)
         return cast("O", Stub(self, id, location_hint))
 
     def get_by_name(self, name: str, *, location_hint: LocationHint | None = None) -> O:
@@ -105,11 +118,13 @@ class DurableObjectNamespace(Generic[O]):
         """
         if check_jurisdiction(name) is None:
             raise ArgumentTypeError("jurisdiction() takes a str, got None")
-        return DurableObjectNamespace(self._runtime, self.cls, self._record, self._residents, name)
+        return DurableObjectNamespace(
+            self._runtime, self.cls, self.record, self._residents, name, self._whole
+        )
 
     async def list_ids(self) -> AsyncIterator[DurableObjectId]:
         """Every object that was ever used, in order of id."""
-        for record in self._runtime.registry.iterate_objects(self._record.number):
+        for record in self._runtime.registry.iterate_objects(self.record.number):
             if self._jurisdiction is None or record.jurisdiction == self._jurisdiction:
                 yield DurableObjectId(
                     record.id,
@@ -183,18 +198,38 @@ def _method(
 
     async def call(*args: Any, **kwargs: Any) -> Any:
         resident = residents.get(digits)
+        life = None if resident is None else resident.life
+        if resident is None or life is None or loop.current is not None or not plain:
+            return await deliver(args, kwargs)
+        root = life.root
+        if root.child is not None or root.promised is not None or EVENT.get() is not None:
+            return await deliver(args, kwargs)
+        # A call from outside to an object that is awake and open: its first step is run here, and
+        # most events end in it.
+        resident.used = True
+        coroutine = getattr(resident.instance, method)(*args, **kwargs)
+        frame = Frame(life, root, None)
+        loop.current = frame
+        EVENT.set(frame)
+        try:
+            yielded = coroutine.send(None)
+        except StopIteration as stop:
+            loop.current = None
+            EVENT.set(None)
+            if not life.settled(frame):
+                await life.resume(frame, READY)
+            return stop.value
+        except BaseException as exc:
+            loop.current = None
+            EVENT.set(None)
+            return await life.resume(frame, Failed(exc))
+        loop.current = None
+        return await life.resume(frame, drive(frame, coroutine, yielded))
+
+    async def deliver(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        resident = residents.get(digits)
         if resident is None or runtime.closing:
             resident = await runtime.open_object(namespace, object_id, hint)
-        elif plain and loop.current is None and EVENT.get() is None:
-            # A call from outside to an object that is awake and open needs no more than this.
-            life, instance = resident.host.life, resident.instance
-            if life is not None and instance is not None:
-                root = life.root
-                if root.child is None and root.promised is None:
-                    resident.used = True
-                    return await life.run_here(
-                        Frame(life, root, None), getattr(instance, method)(*args, **kwargs)
-                    )
         return await resident.deliver(lambda instance: getattr(instance, method)(*args, **kwargs))
 
     call.__name__ = method

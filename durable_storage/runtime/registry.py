@@ -358,8 +358,7 @@ class Registry:
         """Commit what is buffered; with ``durable``, return once it is on stable storage.
 
         Raises:
-            OSError: (``durable``) the disk failed; every later durable call fails too, because
-                nobody knows what a failed fdatasync left behind.
+            OSError: (``durable``) the disk failed. The next durable call writes everything anew.
         """
         # Always with the lock: another thread may have taken the buffer and not committed it yet.
         with self._database, _translated():
@@ -372,13 +371,10 @@ class Registry:
         target = self._committed
         if self._synced >= target and self._sync_failure is None:
             return
+        if self._sync_failure is not None:
+            self._rewrite()
+            return
         with self._syncing:
-            if self._sync_failure is not None:
-                raise OSError(
-                    self._sync_failure.errno,
-                    f"the registry's disk failed before ({self._sync_failure.strerror}); "
-                    "close the runtime and open it again",
-                ) from self._sync_failure
             if self._synced >= target:
                 return
             # Without the connection's lock, which others hold while they wait for this one: the
@@ -393,6 +389,30 @@ class Registry:
             except OSError as exc:
                 self._sync_failure = exc
                 raise
+            self._synced = target
+
+    def _rewrite(self) -> None:
+        """After a failed fdatasync: fold the WAL, which writes its pages to the main file anew.
+
+        The system may show data that the disk does not hold; syncing the same pages again would
+        prove nothing.
+        """
+        with self._database, self._syncing:
+            if self._sync_failure is None:
+                return
+            target = self._committed
+            self._before("fsync", self._path)
+            with _translated():
+                busy, _, _ = self._connection.execute(
+                    "PRAGMA wal_checkpoint(TRUNCATE)"
+                ).fetchone()
+            if busy:
+                raise OSError(
+                    self._sync_failure.errno,
+                    f"the registry's disk failed before ({self._sync_failure.strerror}), and "
+                    "another program keeps its file from being written anew; end that program",
+                ) from self._sync_failure
+            self._sync_failure = None
             self._synced = target
 
     @contextlib.contextmanager

@@ -52,6 +52,7 @@ class Resident:
     Attributes:
         used: it was called since the last look for idle objects.
         idle_since: monotonic seconds of the look that first found it unused.
+        life: the present life, once its instance is made; None before that and after a reset.
     """
 
     __slots__ = (
@@ -65,6 +66,7 @@ class Resident:
         "host",
         "idle_since",
         "instance",
+        "life",
         "used",
     )
 
@@ -86,6 +88,7 @@ class Resident:
         self._alarm_handler = callable(getattr(cls, "alarm", None))
         self._booting: DurableObjectState | None = None
         self.instance: Any = None
+        self.life: Life | None = None
         self.used = True
         self.idle_since = 0.0
 
@@ -93,7 +96,7 @@ class Resident:
         """The life that events are delivered to; begins one after a reset."""
         life = self.host.life
         if life is None:
-            self.instance = None
+            self.forget()
             self._booting = new_state(
                 self._id,
                 self.host,
@@ -104,6 +107,10 @@ class Resident:
             life = self.host.life
             assert life is not None
         return life
+
+    def forget(self) -> None:
+        """Let go of an instance whose life has ended."""
+        self.life = self.instance = None
 
     @property
     def idle(self) -> bool:
@@ -143,6 +150,7 @@ class Resident:
             life.break_(_construction_failed(self._cls, exc))
             raise
         self.instance = instance
+        self.life = life
         sections, frame.sections = frame.sections, None
         for section in sections or ():
             await section

@@ -16,6 +16,7 @@ from ..database.faults import Faults
 from ..errors import (
     ArgumentTypeError,
     ArgumentValueError,
+    ConcurrencyError,
     DurableStorageError,
     ObjectResetError,
     OverloadedError,
@@ -36,6 +37,7 @@ from .migrations import Migration, apply_migrations, remove_deleted
 from .namespace import DurableObjectNamespace
 from .registry import NamespaceNumber, Registry
 from .resident import Resident
+from .snapshots import RuntimeSnapshot, read_directory, write_directory
 
 __all__ = ["Runtime"]
 
@@ -121,6 +123,8 @@ class Runtime:
         self._sweeper: anyio.CancelScope | None = None
         self._sweeping = False
         self.closing = True
+        # Set while the directory is being replaced; whoever opens an object waits for it.
+        self._offline_until: Signal | None = None
 
     # -- life -----------------------------------------------------------------------------
 
@@ -129,15 +133,11 @@ class Runtime:
             raise DurableStorageError("a Runtime can be entered once; make another one")
         directory = self._directory = DataDirectory(self._path)
         try:
-            registry = self._registry = Registry(directory.registry_path)
-            apply_migrations(registry, self._migrations, now_ms=self._settings.clock.time_ms())
-            remove_deleted(registry, directory)
             loop = self._loop = Loop.running()
             self._deadlines = Deadlines(
                 loop, self._settings.clock, self._settings.limits.critical_section_seconds
             )
-            self._alarms = AlarmScheduler(loop, self._settings.clock, registry, self._run_alarm)
-            self._alarms.load()
+            self._open_registry(directory)
         except BaseException:
             if self._registry is not None:
                 self._registry.close()
@@ -146,6 +146,26 @@ class Runtime:
         self.closing = False
         self._alarms.start()
         return self
+
+    def _open_registry(self, directory: DataDirectory) -> None:
+        settings = self._settings
+        registry = self._registry = Registry(directory.registry_path, faults=settings.faults)
+        apply_migrations(registry, self._migrations, now_ms=settings.clock.time_ms())
+        remove_deleted(registry, directory)
+        self._alarms = AlarmScheduler(self._loop, settings.clock, registry, self._run_alarm)
+        self._alarms.load()
+        known, self._namespaces, self._residents = list(self._namespaces.values()), {}, {}
+        for namespace in known:
+            record = namespace.record
+            record = namespace.record = registry.ensure_namespace(
+                record.name,
+                record.backend,
+                class_name=record.class_name,
+                now_ms=settings.clock.time_ms(),
+            )
+            self._namespaces[record.number] = namespace
+            self._residents[record.number] = namespace._residents  # pyright: ignore[reportPrivateUsage]
+            self._alarms.add_namespace(record.number)
 
     async def __aexit__(
         self,
@@ -168,19 +188,17 @@ class Runtime:
             return
         self.closing = True
         failures: list[Exception] = []
+        for resident in self._all_residents():
+            # Calls from outside now come by open_object(), which refuses them.
+            resident.life = None
         with anyio.move_on_after(SHUTDOWN_SECONDS):
             await self._alarms.close()
             await self._quiet()
-        for residents in self._residents.values():
-            for resident in residents.values():
-                life = resident.host.life
-                if life is not None and not resident.idle:
-                    life.break_(
-                        ObjectResetError(
-                            f"{life.name} was reset: the runtime is closing", retryable=True
-                        ),
-                        calls=True,
-                    )
+        for resident in self._all_residents():
+            life = resident.host.life
+            if life is not None and not resident.idle:
+                closing = f"{life.name} was reset: the runtime is closing"
+                life.break_(ObjectResetError(closing, retryable=True), calls=True)
         async with anyio.create_task_group() as group:
             for number, residents in self._residents.items():
                 for digits in list(residents):
@@ -205,12 +223,13 @@ class Runtime:
             failures.append(exc)
 
     async def _quiet(self) -> None:
-        while any(
-            not resident.idle
-            for residents in self._residents.values()
-            for resident in residents.values()
-        ):
+        while not all(resident.idle for resident in self._all_residents()):
             await self._wait_for_room()
+
+    def _all_residents(self) -> list[Resident]:
+        return [
+            resident for residents in self._residents.values() for resident in residents.values()
+        ]
 
     @property
     def registry(self) -> Registry:
@@ -234,6 +253,97 @@ class Runtime:
     def open_objects(self) -> int:
         """How many objects are open now."""
         return self._open
+
+    @property
+    def clock(self) -> Clock:
+        """What tells it the time."""
+        return self._settings.clock
+
+    # -- the whole directory --------------------------------------------------------------
+
+    async def snapshot(self) -> RuntimeSnapshot:
+        """Everything that is stored now, to be given to `restore`.
+
+        For tests with an expensive set-up. Every object is closed for it.
+
+        Raises:
+            ConcurrencyError: an event is under way.
+        """
+        taken: list[RuntimeSnapshot] = []
+        await self._offline("snapshot()", lambda path: taken.append(read_directory(path)))
+        return taken[0]
+
+    async def restore(self, snapshot: RuntimeSnapshot, *, abandon: bool = False) -> None:
+        """Replace everything that is stored by ``snapshot``, taken here or in another runtime.
+
+        Namespaces and stubs stay valid; every object starts anew. The clock stays as it is.
+
+        Args:
+            snapshot: what `snapshot` gave.
+            abandon: reset events that are under way, instead of refusing to go on.
+
+        Raises:
+            ConcurrencyError: an event is under way.
+        """
+        await self._offline(
+            "restore()", lambda path: write_directory(path, snapshot), abandon=abandon
+        )
+
+    async def _offline(
+        self, operation: str, work: Callable[[str], None], *, abandon: bool = False
+    ) -> None:
+        """Close everything, let ``work`` have the directory, and open what it left there."""
+        if self.closing:
+            raise DurableStorageError(f"{operation}: the runtime is not open")
+        if not abandon:
+            self._refuse_under_way(operation)
+        offline = self._offline_until = self._loop.signal()
+        try:
+            with anyio.CancelScope(shield=True):
+                if abandon:
+                    self._break_all("was reset: its runtime was restored")
+                await self._alarms.close()
+                try:
+                    await self._close_all(forgiving=abandon)
+                    try:
+                        self.registry.close()
+                    except (DurableStorageError, OSError):
+                        if not abandon:
+                            raise
+                    work(self.path)
+                finally:
+                    assert self._directory is not None
+                    self._open_registry(self._directory)
+                    self._alarms.start()
+        finally:
+            self._offline_until = None
+            offline.set()
+
+    async def _close_all(self, *, forgiving: bool) -> None:
+        for number, residents in self._residents.items():
+            for digits in list(residents):
+                try:
+                    await self._close_object(number, digits)
+                except DurableStorageError:
+                    if not forgiving:
+                        raise
+        while self._changing:
+            await next(iter(self._changing.values())).wait()
+
+    def _refuse_under_way(self, operation: str) -> None:
+        busy = [each.host.name for each in self._all_residents() if not each.idle]
+        if busy:
+            raise ConcurrencyError(
+                f"{operation}: an event of {', '.join(sorted(busy)[:3])} is under way; "
+                "await it first"
+            )
+
+    def _break_all(self, reason: str) -> None:
+        for resident in self._all_residents():
+            resident.life = None
+            life = resident.host.life
+            if life is not None:
+                life.break_(ObjectResetError(f"{life.name} {reason}", retryable=True), calls=True)
 
     # -- namespaces -----------------------------------------------------------------------
 
@@ -295,7 +405,9 @@ class Runtime:
             DurableStorageError: the runtime is closing.
             OverloadedError: no room was made for it in time.
         """
-        record = namespace._record  # pyright: ignore[reportPrivateUsage]
+        while self._offline_until is not None and current_frame(self._loop) is None:
+            await self._offline_until.wait()
+        record = namespace.record
         residents = self._residents[record.number]
         digits = str(object_id)
         key = (record.number, digits)
@@ -330,7 +442,7 @@ class Runtime:
         object_id: DurableObjectId,
         hint: LocationHint | None,
     ) -> Resident:
-        record = namespace._record  # pyright: ignore[reportPrivateUsage]
+        record = namespace.record
         digits = str(object_id)
         assert self._directory is not None
         path = self._directory.prepare(record.folder, digits)
@@ -360,6 +472,7 @@ class Runtime:
             self._deadlines,
             alarm_index=ObjectAlarms(self._alarms, record.number, digits),
             before_confirm=self._before_confirm,
+            on_broken=lambda _: resident.forget(),
         )
         resident = Resident(
             namespace.cls, object_id, self.env, host, settings, self._loop
@@ -404,7 +517,7 @@ class Runtime:
         self, namespace: DurableObjectNamespace[Any], object_id: DurableObjectId
     ) -> bool:
         """Close an object unless something of it is under way; whether it is closed."""
-        number = namespace._record.number  # pyright: ignore[reportPrivateUsage]
+        number = namespace.record.number
         digits = str(object_id)
         changing = self._changing.get((number, digits))
         if changing is not None:
@@ -482,7 +595,7 @@ class Runtime:
 
     async def _run_alarm(self, number: NamespaceNumber, digits: str) -> int | None:
         namespace = self._namespaces[number]
-        record = namespace._record  # pyright: ignore[reportPrivateUsage]
+        record = namespace.record
         known = self.registry.object(number, digits)
         object_id = id_from_string(record.unique_key, digits)
         if known is not None and known.name is not None:

@@ -48,7 +48,7 @@ class Disk:
         self.lock = threading.Lock()
         self.failures = 0
         self.calls = 0
-        self.calm = False
+        self.calm = True
 
     def before(self, operation: str, path: str) -> None:
         if operation == "fdatasync" and path.endswith("-wal"):
@@ -284,13 +284,14 @@ async def client(world: World, nodes: Any, label: str, script: list[Any], patien
 
 
 async def dump(node: Any) -> dict[str, Any]:
+    error: ObjectResetError | None = None
     for _ in range(3):
         # A confirmation that was under way when the disk became calm may still fail.
         try:
             return await node.dump()
-        except ObjectResetError:
-            pass
-    raise AssertionError("a calm disk kept failing")
+        except ObjectResetError as exc:
+            error = exc
+    raise AssertionError("a calm disk kept failing") from error
 
 
 async def impatient(turns: int, scope: anyio.CancelScope) -> None:
@@ -315,6 +316,7 @@ async def play(seed: int) -> None:
             env=env, faults=disk, history=History(enabled=False), limits=Limits(queued_events=1000)
         ) as runtime:
             nodes = env.nodes = runtime.namespace(Node)  # type: ignore[attr-defined]
+            disk.calm = False
             async with anyio.create_task_group() as group:
                 for _ in range(rng.randint(6, 14)):
                     label = rng.choice(OBJECTS)
