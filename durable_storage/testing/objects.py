@@ -83,5 +83,3 @@ async def list_durable_object_ids(
 ) -> list[DurableObjectId]:
     """The ids of every object of the namespace that was ever used."""
     return [each async for each in namespace.list_ids()]
-
-

@@ -1,0 +1,131 @@
+"""The pytest plugin: loaded by itself wherever the package is installed.
+
+Fixtures: ``durable_runtime``, ``durable_clock``, ``durable_faults``, ``durable_options``,
+``durable_workers``. Settings: ``durable_workers``, and the options ``--durable-workers`` and
+``--durable-seed``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import AsyncGenerator, Generator
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+# What is under test is imported when a test asks for it, so that its coverage is measured.
+if TYPE_CHECKING:
+    from .runtime.runtime import Runtime
+    from .testing import FaultInjector, ManualClock
+
+__all__: list[str] = []
+
+NEEDS_ASYNC = (
+    "durable_runtime is for async tests: mark the test with pytest.mark.anyio, or with "
+    "pytest.mark.asyncio if pytest-asyncio is installed"
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the settings."""
+    group = parser.getgroup("durable_storage")
+    group.addoption(
+        "--durable-workers",
+        action="store_true",
+        help="make `import workers` find durable_storage.workers",
+    )
+    group.addoption(
+        "--durable-seed",
+        type=int,
+        default=None,
+        help="let find_races() replay this seed alone",
+    )
+    parser.addini(
+        "durable_workers",
+        "make `import workers` find durable_storage.workers",
+        type="bool",
+        default=False,
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Follow the settings, before any test module is imported."""
+    if config.getoption("--durable-workers") or config.getini("durable_workers"):
+        from .workers import install
+
+        install()
+    seed = config.getoption("--durable-seed")
+    if seed is not None:
+        os.environ["DURABLE_STORAGE_SEED"] = str(seed)
+
+
+@pytest.fixture
+def durable_clock() -> ManualClock:
+    """The clock of ``durable_runtime``; ``await durable_clock.advance(...)`` moves it."""
+    from .testing import ManualClock
+
+    return ManualClock()
+
+
+@pytest.fixture
+def durable_faults() -> FaultInjector:
+    """The fault injector of ``durable_runtime``; asking for it makes durability ``"disk"``."""
+    from .testing import FaultInjector
+
+    return FaultInjector()
+
+
+@pytest.fixture
+def durable_options() -> dict[str, Any]:
+    """Arguments of the ``Runtime`` that ``durable_runtime`` opens; override it to give some."""
+    return {}
+
+
+@pytest.fixture
+def durable_runtime(request: pytest.FixtureRequest) -> Runtime:
+    """An open ``Runtime``: temporary directory, manual clock, durability ``"os"``.
+
+    At the end it is an error if an event, background work or an open file is left.
+    """
+    if "anyio_backend" in request.fixturenames:
+        opened: Runtime = request.getfixturevalue("_durable_runtime_anyio")
+    elif request.config.pluginmanager.has_plugin("asyncio"):
+        opened = request.getfixturevalue("_durable_runtime_asyncio")
+    else:
+        pytest.fail(NEEDS_ASYNC, pytrace=False)
+    return opened
+
+
+async def _open(
+    request: pytest.FixtureRequest,
+    durable_clock: ManualClock,
+    durable_faults: FaultInjector,
+    durable_options: dict[str, Any],
+) -> AsyncGenerator[Runtime]:
+    from .testing.session import runtime_for_test
+
+    options = dict(durable_options)
+    if "durable_faults" in request.node.fixturenames:
+        options.setdefault("durability", "disk")
+    async with runtime_for_test(options, clock=durable_clock, faults=durable_faults) as runtime:
+        yield runtime
+
+
+_durable_runtime_anyio = pytest.fixture(name="_durable_runtime_anyio")(_open)
+
+if importlib.util.find_spec("pytest_asyncio") is not None:
+    # In its strict mode it runs only the fixtures that it was given.
+    _asyncio: Any = importlib.import_module("pytest_asyncio")
+    _durable_runtime_asyncio = _asyncio.fixture(name="_durable_runtime_asyncio")(_open)
+
+
+@pytest.fixture
+def durable_workers(durable_clock: ManualClock) -> Generator[ModuleType]:
+    """Make ``import workers`` find the stand-in during the test, and give that module."""
+    from .workers import installed
+
+    with installed(clock=durable_clock) as module:
+        yield module
