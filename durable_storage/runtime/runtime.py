@@ -5,9 +5,9 @@ from __future__ import annotations
 import datetime
 import os
 import types
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, final
+from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack, cast, final
 
 import anyio
 
@@ -30,6 +30,8 @@ from ..limits import Limits
 from ..object import DurableObject
 from ..serializers import MsgpackSerializer, Serializer
 from ..storage.host import Host
+from ..storage.kv_backend import KvBackend, SqliteKvBackend
+from ..storage.legacy.host import AnyHost, LegacyHost
 from ..storage.settings import Durability, Settings
 from .alarms import AlarmScheduler, ObjectAlarms
 from .directory import DataDirectory
@@ -38,12 +40,26 @@ from .namespace import DurableObjectNamespace
 from .registry import NamespaceNumber, Registry
 from .resident import Resident
 from .snapshots import RuntimeSnapshot, read_directory, write_directory
+from .wrangler import read_wrangler
 
-__all__ = ["Runtime"]
+__all__ = ["Runtime", "RuntimeOptions"]
 
 O = TypeVar("O", bound=DurableObject)  # noqa: E741 - the object's class
 
 SHUTDOWN_SECONDS = 10.0
+
+
+class RuntimeOptions(TypedDict, total=False):
+    """The arguments of `Runtime` that do not come from a Wrangler configuration."""
+
+    durability: Durability
+    limits: Limits | None
+    serializer: Serializer | None
+    clock: Clock | None
+    idle_timeout: float
+    max_open_objects: int
+    history: History | None
+    faults: Faults | None
 
 
 @final
@@ -66,6 +82,9 @@ class Runtime:
         max_open_objects: so many objects are open at most; the longest unused ones are closed.
         history: how far back every object can be restored.
         migrations: the classes' migrations; applied once, in order.
+        kv_backend: gives the store of an object of a namespace with ``storage="kv"``, called with
+            the namespace's name and the object's id as hex digits whenever the object is opened;
+            default a SQLite file in the directory.
 
     Raises:
         RuntimeInUseError: the directory has another owner.
@@ -85,6 +104,7 @@ class Runtime:
         max_open_objects: int = 1000,
         history: History | None = None,
         migrations: Sequence[Migration] = (),
+        kv_backend: Callable[[str, str], KvBackend] | None = None,
         faults: Faults | None = None,
     ) -> None:
         if isinstance(idle_timeout, bool) or not isinstance(idle_timeout, (int, float)):
@@ -112,6 +132,12 @@ class Runtime:
         self._idle_timeout = float(idle_timeout)
         self._max_open = max_open_objects
         self._migrations = tuple(migrations)
+        if kv_backend is not None and not callable(kv_backend):
+            raise ArgumentTypeError(
+                f"kv_backend is a callable that gives a KvBackend, got {type(kv_backend).__name__}"
+            )
+        self._kv_backend = kv_backend
+        self._bindings: dict[str, tuple[str, type[DurableObject]]] = {}
         self._directory: DataDirectory | None = None
         self._registry: Registry | None = None
         self._namespaces: dict[NamespaceNumber, DurableObjectNamespace[Any]] = {}
@@ -125,6 +151,53 @@ class Runtime:
         self.closing = True
         # Set while the directory is being replaced; whoever opens an object waits for it.
         self._offline_until: Signal | None = None
+
+    @classmethod
+    def from_wrangler(
+        cls,
+        config: str | os.PathLike[str] | Mapping[str, Any],
+        *,
+        classes: Mapping[str, type[DurableObject]] | Iterable[type[DurableObject]],
+        path: str | os.PathLike[str] | None = None,
+        environment: str | None = None,
+        env: Any = None,
+        **options: Unpack[RuntimeOptions],
+    ) -> Runtime:
+        """A runtime as a Wrangler configuration describes it.
+
+        Its bindings and ``vars`` become attributes of ``runtime.env`` when the runtime is entered,
+        and its migrations are applied. ``.jsonc`` needs the extra ``wrangler``.
+
+        Args:
+            config: ``wrangler.toml``, ``.json`` or ``.jsonc``, a folder that has one, or what it
+                says as a mapping.
+            classes: the classes that bindings name, by name or as they are called.
+            path: as for `Runtime`.
+            environment: a name under ``env`` of the configuration; None for the top level.
+            env: gets the attributes; default an empty namespace.
+            **options: the other arguments of `Runtime`.
+
+        Raises:
+            ArgumentValueError: the configuration is malformed, or names a class that is not given.
+            MigrationError: (on entering) a migration cannot be applied; nothing was changed.
+        """
+        read = read_wrangler(config, environment=environment)
+        given = (
+            dict(cast("Mapping[str, type[DurableObject]]", classes))
+            if isinstance(classes, Mapping)
+            else {each.__name__: each for each in classes}
+        )
+        runtime = cls(path, env=env, migrations=read.migrations, **options)
+        for binding in read.bindings:
+            if binding.class_name not in given:
+                raise ArgumentValueError(
+                    f"the binding {binding.name!r} names the class {binding.class_name!r}, which "
+                    f"classes= does not have; it has {sorted(given)}"
+                )
+            runtime._bindings[binding.name] = (binding.class_name, given[binding.class_name])
+        for name, value in read.vars.items():
+            setattr(runtime.env, name, value)
+        return runtime
 
     # -- life -----------------------------------------------------------------------------
 
@@ -144,13 +217,24 @@ class Runtime:
             directory.release()
             raise
         self.closing = False
+        for name, (class_name, bound) in self._bindings.items():
+            record = self.registry.find_namespace(class_name)
+            backend = "sqlite" if record is None else record.backend
+            setattr(self.env, name, self.namespace(bound, name=class_name, storage=backend))
         self._alarms.start()
         return self
 
     def _open_registry(self, directory: DataDirectory) -> None:
         settings = self._settings
         registry = self._registry = Registry(directory.registry_path, faults=settings.faults)
-        apply_migrations(registry, self._migrations, now_ms=settings.clock.time_ms())
+        apply_migrations(
+            registry,
+            self._migrations,
+            bound=[class_name for class_name, _ in self._bindings.values()]
+            if self._migrations
+            else (),
+            now_ms=settings.clock.time_ms(),
+        )
         remove_deleted(registry, directory)
         self._alarms = AlarmScheduler(self._loop, settings.clock, registry, self._run_alarm)
         self._alarms.load()
