@@ -23,6 +23,8 @@ from .ids import DurableObjectId, id_from_name
 from .limits import Limits
 from .serializers import MsgpackSerializer, Serializer
 from .storage.host import Host
+from .storage.legacy.host import AnyHost, LegacyHost
+from .storage.legacy.storage import LegacyStorage
 from .storage.settings import Durability, Settings
 from .storage.storage import DurableObjectStorage
 
@@ -50,7 +52,7 @@ class DurableObjectState:
     def __init__(
         self,
         object_id: DurableObjectId,
-        host: Host,
+        host: AnyHost,
         life: Life,
         storage: DurableObjectStorage,
         loop: Loop,
@@ -134,15 +136,17 @@ class DurableObjectState:
         life = self._life
         if life.broken is not None:
             life = self._host.life or self._host.start()
-            session = self._host.session
+            session: Any = self._host.session
             assert session is not None
             self._life = life
             self.storage._rebind(session, _bookmarks(self._host))  # pyright: ignore[reportPrivateUsage]
         return life
 
-    def block_concurrency_while(
-        self, callback: Callable[[], Awaitable[T]] | Callable[[], T]
-    ) -> Eager[T]:
+    @overload
+    def block_concurrency_while(self, callback: Callable[[], Awaitable[T]]) -> Eager[T]: ...
+    @overload
+    def block_concurrency_while(self, callback: Callable[[], T]) -> Eager[T]: ...
+    def block_concurrency_while(self, callback: Callable[[], Any]) -> Eager[Any]:
         """Run ``callback`` with no other event delivered to the object.
 
         It may be left un-awaited in a constructor. A failure of it, or 30 s, resets the object.
@@ -155,8 +159,8 @@ class DurableObjectState:
                 f"block_concurrency_while() takes a callable, got {type(callback).__name__}"
             )
 
-        async def body() -> T:
-            return cast("T", await awaited(callback()))
+        async def body() -> Any:
+            return await awaited(callback())
 
         return CriticalSection(self._life, body, resets=True)
 
@@ -230,7 +234,7 @@ def _first(failures: BaseException) -> BaseException:
     return failures
 
 
-class Aborted(ObjectResetError):
+class Aborted(ObjectResetError):  # noqa: N818 - what happened, not a mistake
     """The object's own code called ``ctx.abort()``."""
 
     def __init__(self, message: str, *, retry_alarm: bool = True) -> None:
@@ -262,13 +266,15 @@ class _HostBookmarks:
         return undo
 
 
-def _bookmarks(host: Host) -> _HostBookmarks | None:
-    return None if host.file.log is None else _HostBookmarks(host)
+def _bookmarks(host: AnyHost) -> _HostBookmarks | None:
+    if isinstance(host, LegacyHost) or host.file.log is None:
+        return None
+    return _HostBookmarks(host)
 
 
 def new_state(
     object_id: DurableObjectId,
-    host: Host,
+    host: AnyHost,
     settings: Settings,
     loop: Loop,
     *,
@@ -278,13 +284,19 @@ def new_state(
     """Begin a life of ``host`` and give the state that its object works with."""
     life = host.start()
     assert host.session is not None
-    storage = DurableObjectStorage(
-        host.session,
-        settings.limits,
-        settings.clock.time_ms,
-        _bookmarks(host),
-        alarm_handler=alarm_handler,
-    )
+    now_ms = settings.clock.time_ms
+    if isinstance(host, LegacyHost):
+        legacy = LegacyStorage(host.session, settings.limits, now_ms, alarm_handler=alarm_handler)
+        # The same surface; what it lacks raises. Only the namespace's backend tells them apart.
+        storage = cast("DurableObjectStorage", legacy)
+    else:
+        storage = DurableObjectStorage(
+            host.session,
+            settings.limits,
+            now_ms,
+            _bookmarks(host),
+            alarm_handler=alarm_handler,
+        )
     return DurableObjectState(object_id, host, life, storage, loop, props)
 
 
