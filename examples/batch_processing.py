@@ -50,7 +50,7 @@ class Batcher(DurableObject):
         print(f"sending {len(items)} items: {', '.join(items)}")
 
     async def waiting(self) -> int:
-        return self.ctx.storage.sql.exec("SELECT count(*) AS n FROM items").one()["n"]
+        return int(self.ctx.storage.sql.exec("SELECT count(*) AS n FROM items").one()["n"])
 
     async def batches(self) -> list[dict[str, int]]:
         return self.ctx.storage.sql.exec("SELECT * FROM batches ORDER BY number").to_array()

@@ -23,7 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from durable_storage import DurableObject, DurableObjectState, Runtime, RuntimeInUseError
+from durable_storage import (
+    DurableObject,
+    DurableObjectNamespace,
+    DurableObjectState,
+    Runtime,
+    RuntimeInUseError,
+)
 
 LIBRARY = Path(sysconfig.get_path("stdlib"))
 LEFT_OUT = {"site-packages", "dist-packages", "__pycache__"}
@@ -205,10 +211,14 @@ class Progress:
         return time.monotonic() - self.began
 
 
+async def indexed(packages: DurableObjectNamespace[Package]) -> list[str]:
+    return [each.name async for each in packages.list_ids() if each.name is not None]
+
+
 async def build(runtime: Runtime) -> None:
     packages = runtime.namespace(Package)
     found = library_files()
-    found |= {each.name: {} async for each in packages.list_ids() if each.name not in found}
+    found |= {name: {} for name in await indexed(packages) if name not in found}
     # Calls to many objects are made together: the disk then serves them together.
     changed = await asyncio.gather(
         *(packages.get_by_name(name).update(files) for name, files in found.items())
@@ -235,7 +245,7 @@ async def build(runtime: Runtime) -> None:
 
 async def search(runtime: Runtime, words: str, limit: int = 20) -> bool:
     packages = runtime.namespace(Package)
-    names = [each.name async for each in packages.list_ids()]
+    names = await indexed(packages)
     answers = await asyncio.gather(
         *(packages.get_by_name(name).search(words, limit) for name in names)
     )

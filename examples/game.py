@@ -57,7 +57,9 @@ class Match(DurableObject):
         cells = list(EMPTY)
         for number, cell in self.ctx.storage.sql.exec("SELECT number, cell FROM moves").raw():
             cells[cell] = "XO"[(number - 1) % 2]
-        names = dict(self.ctx.storage.sql.exec("SELECT mark, name FROM players").raw())
+        names: dict[str, str] = dict(
+            self.ctx.storage.sql.exec("SELECT mark, name FROM players").raw()
+        )
         winner = None
         for line in LINES:
             a, b, c = (cells[int(cell)] for cell in line)

@@ -56,7 +56,8 @@ async def main(directory: str = "./data") -> None:
         await statistics.clear()
         print(f"{await statistics.add(TEXT.read_text())} words added")
         for _ in range(1000):
-            frequent = await statistics.most_frequent(5)
+            await statistics.most_frequent(5)
+        frequent = await statistics.most_frequent(5)
         print("most frequent:", ", ".join(f"{word} ({n})" for word, n in frequent.items()))
 
 

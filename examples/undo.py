@@ -27,7 +27,8 @@ class Document(DurableObject):
 
     async def before(self) -> str | None:
         """The bookmark of the state before the newest edit."""
-        return await self.ctx.storage.get("before")
+        before: str | None = await self.ctx.storage.get("before")
+        return before
 
     async def restore(self, bookmark: str) -> str:
         """Go back, or forward, to ``bookmark`` at the next start; the result undoes it."""
