@@ -187,7 +187,7 @@ class SegmentLog:
     def _find_head(self, durable: int, *, cut: bool) -> None:
         for path in reversed(self.segments()):
             found = _scan(path, self._object_id)
-            kept = _without_torn_tail(found, durable)
+            kept = _without_torn_tail(found, _first_number(path), durable)
             if kept:
                 self._take_head(kept[-1], found[0].block.first_time)
                 if cut and os.path.getsize(path) > kept[-1].stop:
@@ -328,7 +328,12 @@ def _drop_from(entries: list[Entry], number: int) -> None:
         entries.pop()
 
 
-def _without_torn_tail(found: list[Entry], durable: int) -> list[Entry]:
+def _first_number(path: str) -> int:
+    """Return the number of the block that a segment begins with: it is the segment's name."""
+    return int(os.path.basename(path).removesuffix(SUFFIX), 16)
+
+
+def _without_torn_tail(found: list[Entry], first: int, durable: int) -> list[Entry]:
     """Return the blocks of a segment up to the last that can be relied upon and ends a commit.
 
     Blocks that were not durable reach the disk in any order, so the first one that is missing
@@ -338,7 +343,7 @@ def _without_torn_tail(found: list[Entry], durable: int) -> list[Entry]:
     kept: list[Entry] = []
     for entry in found:
         number = entry.block.number
-        expected = kept[-1].block.number + 1 if kept else number
+        expected = kept[-1].block.number + 1 if kept else first
         if number != expected and expected > durable:
             break
         if number > durable:

@@ -293,13 +293,19 @@ async def sql(world: World) -> None:
     await world.call(subject, "sql", "CREATE TABLE t(a INTEGER PRIMARY KEY, b)")
     insert = "INSERT INTO t(b) VALUES (?)"
     for number in range(5):
-        await world.call(subject, "sql", *[(insert, big(number * 10 + i)) for i in range(1 + number)])
+        await world.call(
+            subject, "sql", *[(insert, big(number * 10 + i)) for i in range(1 + number)]
+        )
     await world.call(subject, "sql", "CREATE INDEX i ON t(b)", (insert, big(3)))
-    await world.call(subject, "sql", "UPDATE t SET b = b || 'x' WHERE a % 2", "DELETE FROM t WHERE a < 4")
+    await world.call(
+        subject, "sql", "UPDATE t SET b = b || 'x' WHERE a % 2", "DELETE FROM t WHERE a < 4"
+    )
     await world.call(subject, "sql", "DROP INDEX i", "CREATE TABLE u AS SELECT a FROM t")
     await world.evict(subject)
     await world.call(subject, "sql", "DELETE FROM t")
-    await world.call(subject, "sql", "DROP TABLE t", "CREATE TABLE t(c)", "INSERT INTO t VALUES (1)")
+    await world.call(
+        subject, "sql", "DROP TABLE t", "CREATE TABLE t(c)", "INSERT INTO t VALUES (1)"
+    )
 
 
 async def transactions(world: World) -> None:
@@ -369,7 +375,9 @@ async def deletions(world: World) -> None:
     subject = "Thing/gone"
     for number in range(3):
         await world.call(subject, "put", **{f"k{i}": big(i + number) for i in range(8)})
-        await world.call(subject, "sql", "CREATE TABLE t(a, b)", ("INSERT INTO t VALUES (1, ?)", big(1)))
+        await world.call(
+            subject, "sql", "CREATE TABLE t(a, b)", ("INSERT INTO t VALUES (1, ?)", big(1))
+        )
         await world.call(subject, "set_alarm", 60_000 * (number + 1))
         await world.call(subject, "delete_all", delete_alarm=number == 1)
         if number == 1:
