@@ -17,11 +17,12 @@ from ..ids import DurableObjectId
 from ..object import DurableObject
 from ..state import Aborted, DurableObjectState, new_state
 from ..storage.alarm_slot import LATEST_MS, from_ms
-from ..storage.host import Host
+from ..storage.legacy.host import AnyHost
 from ..storage.settings import Settings
 from .alarms import RETRIES_MAX, retry_delay_ms
 
 if TYPE_CHECKING:
+    from ..storage.legacy.session import LegacySession
     from ..storage.session import Session
 
 __all__ = ["AlarmInvocationInfo", "Resident"]
@@ -75,7 +76,7 @@ class Resident:
         cls: type[DurableObject],
         object_id: DurableObjectId,
         env: Any,
-        host: Host,
+        host: AnyHost,
         settings: Settings,
         loop: Loop,
     ) -> None:
@@ -225,7 +226,7 @@ class Resident:
             attempt.again_ms = due
 
     def _note_failure(
-        self, session: Session, attempt: _AlarmAttempt, *, counted: bool, drop: bool
+        self, session: Session | LegacySession, attempt: _AlarmAttempt, *, counted: bool, drop: bool
     ) -> None:
         retries = attempt.retries + 1 if counted else attempt.retries
         session.begin()
@@ -237,7 +238,7 @@ class Resident:
         session.withhold = True
         session.life.wrote(True)
 
-    def _session(self) -> Session:
+    def _session(self) -> Session | LegacySession:
         session = self.host.session
         assert session is not None
         return session

@@ -22,6 +22,7 @@ from ..errors import (
     OverloadedError,
 )
 from ..gates.deadlines import Deadlines
+from ..gates.life import Life
 from ..gates.loop import Loop, Signal
 from ..gates.outgoing import current_frame
 from ..history import History
@@ -37,7 +38,7 @@ from .alarms import AlarmScheduler, ObjectAlarms
 from .directory import DataDirectory
 from .migrations import Migration, apply_migrations, remove_deleted
 from .namespace import DurableObjectNamespace
-from .registry import NamespaceNumber, Registry
+from .registry import NamespaceNumber, NamespaceRecord, Registry
 from .resident import Resident
 from .snapshots import RuntimeSnapshot, read_directory, write_directory
 from .wrangler import read_wrangler
@@ -546,18 +547,9 @@ class Runtime:
             if settings.durability == "os":
                 # Nothing is confirmed later, so this is when a crash must no longer lose it.
                 self.registry.flush()
-        host = Host(
-            self._loop,
-            f"{namespace.cls.__name__} {object_id.name!r}"
-            if object_id.name is not None
-            else f"{namespace.cls.__name__} {digits[:16]}…",
-            path,
-            settings,
-            self._deadlines,
-            alarm_index=ObjectAlarms(self._alarms, record.number, digits),
-            before_confirm=self._before_confirm,
-            on_broken=lambda _: resident.forget(),
-        )
+        label = f"{digits[:16]}…" if object_id.name is None else repr(object_id.name)
+        name = f"{namespace.cls.__name__} {label}"
+        host = self._host(record, digits, name, path, lambda _: resident.forget())
         resident = Resident(
             namespace.cls, object_id, self.env, host, settings, self._loop
         )
@@ -565,6 +557,50 @@ class Runtime:
         self._open += 1
         self._start_sweeper()
         return resident
+
+    def _host(
+        self,
+        record: NamespaceRecord,
+        digits: str,
+        name: str,
+        path: str,
+        on_broken: Callable[[Life], None],
+    ) -> AnyHost:
+        settings = self._settings
+        alarm_index = ObjectAlarms(self._alarms, record.number, digits)
+        if record.backend == "sqlite":
+            return Host(
+                self._loop,
+                name,
+                path,
+                settings,
+                self._deadlines,
+                alarm_index=alarm_index,
+                before_confirm=self._before_confirm,
+                on_broken=on_broken,
+            )
+        remote = self._kv_backend
+
+        def open_backend() -> KvBackend:
+            if remote is not None:
+                return remote(record.name, digits)
+            return SqliteKvBackend(
+                path,
+                limits=settings.limits,
+                faults=settings.faults,
+                before_confirm=self._before_confirm,
+            )
+
+        return LegacyHost(
+            self._loop,
+            name,
+            open_backend,
+            settings,
+            self._deadlines,
+            alarm_index=alarm_index,
+            before_batch=None if remote is None else self._before_confirm,
+            on_broken=on_broken,
+        )
 
     def _before_confirm(self) -> None:
         # In a worker thread: what must not be on the disk later than the object's own commit.

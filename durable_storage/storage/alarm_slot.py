@@ -11,10 +11,10 @@ import datetime
 import math
 from typing import Final, Protocol, final
 
-from ..database.connection import MISSING, Database
+from ..database.connection import MISSING, Missing, Stored
 from ..errors import ArgumentTypeError, ArgumentValueError
 
-__all__ = ["AlarmIndex", "AlarmSlot", "from_ms", "to_ms"]
+__all__ = ["AlarmIndex", "AlarmSlot", "Metadata", "from_ms", "to_ms"]
 
 EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 # Cloudflare: "This API doesn't support dates after 2189."
@@ -41,6 +41,14 @@ class AlarmIndex(Protocol):
 
     def changed(self, due_ms: int | None) -> None:
         """The alarm is set to this time, or is gone; called once that is confirmed."""
+
+
+class Metadata(Protocol):
+    """Where an object keeps what is not its own data."""
+
+    def meta_get(self, key: str) -> Stored | Missing: ...
+    def meta_put(self, key: str, value: Stored) -> None: ...
+    def meta_delete(self, key: str) -> None: ...
 
 
 def from_ms(milliseconds: int) -> datetime.datetime:
@@ -109,8 +117,8 @@ class AlarmSlot:
         running: an alarm event is under way; `get` answers None until a new alarm is set.
     """
 
-    def __init__(self, database: Database, index: AlarmIndex | None) -> None:
-        self._database = database
+    def __init__(self, metadata: Metadata, index: AlarmIndex | None) -> None:
+        self._metadata = metadata
         self._index = index
         self._known = False
         self._due_ms: int | None = None
@@ -124,7 +132,7 @@ class AlarmSlot:
     def due_ms(self) -> int | None:
         """When the alarm is due, as the storage holds it."""
         if not self._known:
-            stored = self._database.meta_get(ALARM_KEY)
+            stored = self._metadata.meta_get(ALARM_KEY)
             self._due_ms = stored if isinstance(stored, int) else None
             self._known = True
             if not self._changed:
@@ -140,9 +148,9 @@ class AlarmSlot:
     def set(self, due_ms: int) -> None:
         """Set the alarm, within the open transaction."""
         self.due_ms()
-        self._database.meta_put(ALARM_KEY, due_ms)
-        if self._database.meta_get(RETRY_KEY) is not MISSING:
-            self._database.meta_delete(RETRY_KEY)
+        self._metadata.meta_put(ALARM_KEY, due_ms)
+        if self._metadata.meta_get(RETRY_KEY) is not MISSING:
+            self._metadata.meta_delete(RETRY_KEY)
         self._due_ms = due_ms
         self._changed = True
         self._set_while_running = True
@@ -151,9 +159,9 @@ class AlarmSlot:
         """Remove the alarm, within the open transaction."""
         if self.due_ms() is None:
             return
-        self._database.meta_delete(ALARM_KEY)
-        if self._database.meta_get(RETRY_KEY) is not MISSING:
-            self._database.meta_delete(RETRY_KEY)
+        self._metadata.meta_delete(ALARM_KEY)
+        if self._metadata.meta_get(RETRY_KEY) is not MISSING:
+            self._metadata.meta_delete(RETRY_KEY)
         self._due_ms = None
         self._changed = True
 
@@ -167,7 +175,7 @@ class AlarmSlot:
         due = self.due_ms()
         if due is None:
             return None
-        retries = self._database.meta_get(RETRY_KEY)
+        retries = self._metadata.meta_get(RETRY_KEY)
         self.running = True
         self._set_while_running = False
         return due, retries if isinstance(retries, int) else 0
@@ -183,8 +191,8 @@ class AlarmSlot:
 
     def retry_at(self, due_ms: int, retries: int) -> None:
         """Note the next try of a failed alarm, within the open transaction."""
-        self._database.meta_put(ALARM_KEY, due_ms)
-        self._database.meta_put(RETRY_KEY, retries)
+        self._metadata.meta_put(ALARM_KEY, due_ms)
+        self._metadata.meta_put(RETRY_KEY, retries)
         self._due_ms = due_ms
         self._known = True
         self._changed = True

@@ -332,9 +332,14 @@ class DurableObjectStorage:
         Args:
             callback: sync or async; takes the `DurableObjectTransaction`, or nothing.
         """
+        life = self._session.life
+
+        def begin() -> DurableObjectTransaction:
+            return DurableObjectTransaction(self)
+
         if callback is None:
-            return TransactionContext(self)
-        return transaction_section(self, callback)
+            return TransactionContext(life, begin)
+        return transaction_section(life, begin, callback)
 
     @overload
     def transaction_sync(self) -> AbstractContextManager[None]: ...

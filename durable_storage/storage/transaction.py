@@ -14,6 +14,7 @@ from ..gates.ready import Eager
 if TYPE_CHECKING:
     import datetime
 
+    from ..gates.life import Life
     from .session import Session
     from .storage import DurableObjectStorage
 
@@ -120,13 +121,14 @@ def _takes_txn(callback: Callable[..., object]) -> bool:
 
 
 def transaction_section(
-    storage: DurableObjectStorage, callback: Callable[..., Awaitable[T] | T]
+    life: Life,
+    begin: Callable[[], DurableObjectTransaction],
+    callback: Callable[..., Awaitable[T] | T],
 ) -> CriticalSection[T]:
-    """The critical section that runs ``callback`` in a transaction."""
-    life = storage._session.life  # pyright: ignore[reportPrivateUsage]
+    """The critical section that runs ``callback`` in the transaction that ``begin`` begins."""
 
     async def body() -> T:
-        txn = DurableObjectTransaction(storage)
+        txn = begin()
         try:
             result = callback(txn) if _takes_txn(callback) else callback()
             if isinstance(result, Awaitable):
@@ -146,10 +148,11 @@ def transaction_section(
 class TransactionContext:
     """``async with storage.transaction() as txn:``."""
 
-    __slots__ = ("_section", "_storage", "_txn")
+    __slots__ = ("_begin", "_life", "_section", "_txn")
 
-    def __init__(self, storage: DurableObjectStorage) -> None:
-        self._storage = storage
+    def __init__(self, life: Life, begin: Callable[[], DurableObjectTransaction]) -> None:
+        self._life = life
+        self._begin = begin
         self._section: OpenSection | None = None
         self._txn: DurableObjectTransaction | None = None
 
@@ -165,10 +168,10 @@ class TransactionContext:
             raise TransactionError(
                 "a transaction context can be entered once; call transaction() again"
             )
-        section = self._section = OpenSection(self._storage._session.life)  # pyright: ignore[reportPrivateUsage]
+        section = self._section = OpenSection(self._life)
         await section.enter()
         try:
-            self._txn = DurableObjectTransaction(self._storage)
+            self._txn = self._begin()
         except BaseException:
             section.leave()
             raise
@@ -183,7 +186,7 @@ class TransactionContext:
         section, txn = self._section, self._txn
         assert section is not None
         assert txn is not None
-        life = self._storage._session.life  # pyright: ignore[reportPrivateUsage]
+        life = self._life
         try:
             txn._end(keep=error is None)  # pyright: ignore[reportPrivateUsage]
         finally:

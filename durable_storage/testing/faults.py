@@ -352,7 +352,7 @@ class FaultInjector:
             if life is None or session is None:
                 continue
             gate = life.gate
-            if life.pending or session.kv.dirty:
+            if life.pending:
                 what = "what its event wrote is not even committed"
             elif gate.immediate and gate.committed:
                 what = 'durability="os" confirms nothing; use durability="disk"'

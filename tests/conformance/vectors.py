@@ -148,6 +148,11 @@ POSITIONAL: Final = {
     "rollback": 0,
 }
 
+# What the storage and a transaction both offer.
+TAKING_PART: Final = frozenset(
+    ["get", "put", "delete", "list", "setAlarm", "getAlarm", "deleteAlarm"]
+)
+
 END: Final = object()
 
 # Below this a number of milliseconds could be meant as seconds, which the library refuses.
@@ -326,7 +331,20 @@ class Player:
             return self.kv_call(op[3:], step)
         if op.startswith("txn."):
             return self.storage_call(self.transaction_of(step, scope), op[4:], step)
-        return self.storage_call(self.storage, op, step)
+        return self.storage_call(self.taking_part(op, scope), op, step)
+
+    def taking_part(self, op: str, scope: Scope) -> Any:
+        """Return what a step on the storage is performed on.
+
+        The original's local build keeps the legacy backend in SQLite, where whatever is done during
+        a transaction is a part of it. Documented, and here, is that only what goes through ``txn``
+        is; so those steps go through the innermost transaction that is still open.
+        """
+        if self.run.case.get("backend") == "kv" and op in TAKING_PART:
+            for txn in reversed(scope):
+                if getattr(txn, "_state", None) == "open":
+                    return txn
+        return self.storage
 
     def arguments(self, step: Step) -> list[Any]:
         return decode_arguments(step.get("args", []), self.run.base_ms)
