@@ -182,6 +182,10 @@ def interleaving_prevented() -> None:
     p.write("interleaving.svg")
 
 
-if __name__ == "__main__":
+def main() -> None:
     the_way_of_an_event()
     interleaving_prevented()
+
+
+if __name__ == "__main__":
+    main()
