@@ -25,16 +25,18 @@ def archive_frames(
     upto: int,
     times: list[CommitTime],
     now_ms: int,
+    hurried: bool = False,
 ) -> None:
     """Append the frames after ``after`` up to ``upto``, which ends a commit; not yet durable.
 
     ``times`` are those of the commits, as far as they are known, in order; ``now_ms`` is the time
-    of the others.
+    of the others. ``hurried`` frames are copied without being compressed.
 
     Raises:
         OSError: the disk refused, or the WAL is shorter than that; nothing was appended.
     """
-    slices = _slices(descriptor, header, after, upto, times, max(now_ms, log.last_time))
+    now_ms = max(now_ms, log.last_time)
+    slices = _slices(descriptor, header, after, upto, times, now_ms, hurried)
     log.append(slices, epoch=epoch, generation=generation)
 
 
@@ -45,6 +47,7 @@ def _slices(
     upto: int,
     times: list[CommitTime],
     now_ms: int,
+    hurried: bool,
 ) -> Iterator[Slice]:
     frame_size = header.frame_size
     most = max(1, SLICE_SIZE // frame_size)
@@ -66,6 +69,7 @@ def _slices(
             _times_between(times, after, last, now_ms),
             header.page_size,
             header.salts,
+            hurried=hurried,
         )
         after = last
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -17,7 +19,16 @@ Background = Callable[[Callable[[], None]], object]
 
 def start_in_background(work: Callable[[], None]) -> object:
     """Have a thread of the process do some work, soon."""
-    return _threads().submit(work)
+    return _threads().submit(_report_failure, work)
+
+
+def _report_failure(work: Callable[[], None]) -> None:
+    try:
+        work()
+    except BaseException:
+        kind, error, trace = sys.exc_info()
+        thread = threading.current_thread()
+        threading.excepthook(threading.ExceptHookArgs((kind, error, trace, thread)))
 
 
 @cache

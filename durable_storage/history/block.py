@@ -151,6 +151,8 @@ class Slice:
     page_size: int
     salts: bytes = bytes(8)
     flags: int = 0
+    hurried: bool = False
+    """Somebody waits: do not compress."""
 
 
 def build_block(
@@ -174,7 +176,7 @@ def build_block(
         flags |= Flags.CONTINUES
     pages = _word(piece.frames, commits[-1] * frame_size + 4) if commits else 0
     frames = piece.frames
-    if _compressible(frames):
+    if not piece.hurried and _compressible(frames):
         frames = zlib.compress(frames, 1)
         flags |= Flags.COMPRESSED
     times_of = _on_commits(piece, commits)

@@ -19,6 +19,7 @@ and archiving ahead runs in a thread of ours; both may be concurrent with commit
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import threading
@@ -46,7 +47,10 @@ from .wal import HEADER_SIZE, WalHeader, parse_header
 __all__ = ["CommitLog"]
 
 # Archive this many frames while commits go on, so that little is left for when they may not.
-ARCHIVE_AHEAD_FRAMES: Final = 128
+ARCHIVE_AHEAD_FRAMES: Final = 192
+# So few are archived without compression when they may not.
+HURRIED_FRAMES: Final = 64
+TIMES_WRITTEN_EVERY_MS: Final = 10
 # A log that cannot be written (a full disk) holds up the folding of the WAL until it is so large.
 WAL_SIZE_MAX_BYTES: Final = 256 * 1024**2
 SEGMENTS_PER_RETENTION: Final = 8
@@ -65,7 +69,12 @@ class CommitLog:
     """The history of one object whose file is open, or about to be. Made by `open`."""
 
     def __init__(
-        self, reader: HistoryReader, files: Files, settings: History, clock_ms: Callable[[], int]
+        self,
+        reader: HistoryReader,
+        files: Files,
+        settings: History,
+        clock_ms: Callable[[], int],
+        faults: Faults | None,
     ) -> None:
         self._reader = reader
         self._layout = reader.layout
@@ -74,8 +83,9 @@ class CommitLog:
         self._settings = settings
         self._clock_ms = clock_ms
         self._start: Background = start_in_background
+        self._maintenance_files = Files(_Interruptible(self, faults))
         self._database: AttachedDatabase | None = None
-        self._closed = False
+        self.closing = False
 
         # Held for moments only: what is known of the WAL.
         self._lock = threading.Lock()
@@ -88,16 +98,21 @@ class CommitLog:
         # What confirmed() saw last. While a COMMIT runs this may be a commit in the making, so
         # it bounds times and nothing else. What it saw the time before is durable by now.
         self._seen = 0
+        self._confirmed = 0
         self._settled = 0
         self._times: list[CommitTime] = []
         self._last_time = 0
         self._times_file = -1
+        self._written = 0
+        self._write_times_at = 0
         self._restarted = False
         self._gap = False
 
         # Held while the log is appended to.
         self._archiving = threading.Lock()
         self._ahead = False
+        # Held while base is written.
+        self._recording = threading.Lock()
         # Held while files are removed or snapshots made.
         self._maintaining = threading.Lock()
 
@@ -126,7 +141,7 @@ class CommitLog:
         files = Files(faults)
         layout = Layout(os.path.abspath(path))
         reader = _reader(layout, files, settings)
-        log = cls(reader, files, settings, clock_ms)
+        log = cls(reader, files, settings, clock_ms, faults)
         Recovery(reader, files, clock_ms, log._prepare).run()
         log._last_time = log._log.last_time
         return log
@@ -163,13 +178,11 @@ class CommitLog:
         if header is None:
             return
         if quiet:
-            self._committed = header.last_commit(self._wal, self._committed)
-            self._seen = self._committed
+            self._committed = self._seen = header.last_commit(self._wal, self._committed)
         else:
-            self._settled = self._seen
             self._seen = header.last_commit(self._wal, self._seen)
         if self._seen > (self._times[-1][0] if self._times else self._archived):
-            self._note_time(header, max(time_ms, self._last_time))
+            self._note_time(time_ms)
 
     def _meet(self, raw: bytes) -> None:
         """Begin a generation if the WAL did."""
@@ -183,19 +196,34 @@ class CommitLog:
         self._raw_header = raw
         self._header = header
         self._generation += 1
-        self._committed = self._archived = self._seen = self._settled = 0
+        self._committed = self._archived = self._seen = self._confirmed = self._settled = 0
         self._times = []
+        self._written = 0
 
-    def _note_time(self, header: WalHeader, time_ms: int) -> None:
-        self._last_time = time_ms
-        self._times.append((self._seen, time_ms))
+    def _note_time(self, time_ms: int) -> None:
+        """Note when the commits up to the one seen last had been made."""
+        if time_ms > self._last_time or not self._times:
+            self._last_time = max(time_ms, self._last_time)
+            self._times.append((self._seen, self._last_time))
+        else:
+            self._times[-1] = (self._seen, self._last_time)
+        # After a crash, what was not written is as old as the WAL.
+        if self._last_time >= self._write_times_at:
+            self._write_times_at = self._last_time + TIMES_WRITTEN_EVERY_MS
+            with contextlib.suppress(OSError):  # a full disk: later, with those of then
+                self._write_times()
+
+    def _write_times(self) -> None:
         if self._times_file < 0:
             self._files.make_directory(self._layout.directory)
             self._layout.hold_wal(self._files)
             self._times_file = self._files.append_to(self._layout.times)
-        self._files.append(
-            self._times_file, self._layout.times, pack_time(header.salts, self._seen, time_ms)
-        )
+        assert self._header is not None, "there are no times without a WAL"
+        salts = self._header.salts
+        start = bisect_right(self._times, self._written, key=lambda item: item[0])
+        records = [pack_time(salts, *item) for item in self._times[start:]]
+        self._files.append(self._times_file, self._layout.times, b"".join(records))
+        self._written = self._times[-1][0]
 
     # -- the hooks
 
@@ -203,12 +231,17 @@ class CommitLog:
         """Record the time of the commits that were made durable; call it right after that.
 
         May run in any thread, also while commits are made.
-
-        Raises:
-            OSError: the disk refused.
         """
         with self._lock:
-            self._observe(time_ms, quiet=False)
+            header = self._header
+            seen = header.last_commit(self._wal, self._seen) if header is not None else 0
+            if seen > self._seen:
+                self._seen = seen
+                self._note_time(time_ms)
+            else:
+                # Nothing was added, which is also what a WAL that has restarted looks like.
+                self._observe(time_ms, quiet=False)
+            self._settled, self._confirmed = self._confirmed, self._seen
             restarted = self._restarted
             ahead = self._settled - self._archived >= ARCHIVE_AHEAD_FRAMES and not self._ahead
             self._ahead = self._ahead or ahead
@@ -267,7 +300,8 @@ class CommitLog:
             assert self._database is not None, "attach() comes first"
             self._database.confirm()
             try:
-                self._archive(source, upto)
+                hurried = not self.closing and upto - self._archived <= HURRIED_FRAMES
+                self._archive(source, upto, hurried=hurried)
                 self._log.sync()
             except OSError:
                 with self._lock:
@@ -277,7 +311,9 @@ class CommitLog:
                     self._gap = True
             return True
 
-    def _archive(self, source: tuple[int, WalHeader | None], upto: int) -> None:
+    def _archive(
+        self, source: tuple[int, WalHeader | None], upto: int, *, hurried: bool = False
+    ) -> None:
         descriptor, header = source
         if header is None or upto <= self._archived or self._gap:
             return
@@ -294,6 +330,7 @@ class CommitLog:
             upto=upto,
             times=times,
             now_ms=max(self._clock_ms(), self._last_time),
+            hurried=hurried,
         )
         with self._lock:
             self._archived = upto
@@ -314,18 +351,17 @@ class CommitLog:
 
     def _record_restart(self) -> None:
         """Durably name the WAL that goes on from the log's last commit, before it matters."""
-        with self._lock:
-            if not self._restarted or self._header is None:
+        with self._recording:
+            header = self._header
+            if not self._restarted or header is None:
                 return
-            self._restarted = False
-            salts = self._header.salts
-            if self._times_file >= 0:
-                self._files.truncate(self._times_file, self._layout.times, 0)
-        if self._gap:
-            self._files.unlink(self._layout.base)
-            self._files.sync_directory(self._layout.directory)
-        else:
-            write_base(self._reader, self._files, salts)
+            with contextlib.suppress(OSError):  # a full disk: the next call tries again
+                if self._gap:
+                    self._files.unlink(self._layout.base)
+                    self._files.sync_directory(self._layout.directory)
+                else:
+                    write_base(self._reader, self._files, header.salts)
+                self._restarted = False
 
     def close(self) -> None:
         """Archive everything, close the database, and leave a file that opens fast.
@@ -333,8 +369,9 @@ class CommitLog:
         Raises:
             OSError: the disk refused; the next open recovers.
         """
-        if self._closed:
+        if self.closing:
             return
+        self.closing = True
         try:
             archived = self._database is not None and self.archive()
             if self._database is not None:
@@ -353,8 +390,8 @@ class CommitLog:
 
     def abandon(self) -> None:
         """Let go of everything at once, because the database broke; the next open recovers."""
-        with self._archiving, self._lock:
-            self._closed = True
+        self.closing = True
+        with self._maintaining, self._archiving, self._lock:
             self._header = None
             self._log.close()
             for descriptor in (self._wal, self._times_file):
@@ -443,12 +480,10 @@ class CommitLog:
     def _maintain(self) -> None:
         """Make a snapshot or drop old segments, when it is time; another fold tries again."""
         with contextlib.suppress(OSError, BookmarkError), self._maintaining:
-            if self._closed:
-                return
             head = self._log.head
             if head is not None and wants_snapshot(self._reader):
-                make_snapshot(self._reader, head, self._files)
-            self._prune(self._clock_ms())
+                make_snapshot(self._reader, head, self._maintenance_files)
+            self._prune(self._clock_ms(), self._maintenance_files)
 
     def prune(self, now_ms: int) -> int:
         """Drop what is older than the retention, and return the bytes freed.
@@ -458,10 +493,10 @@ class CommitLog:
             OSError: the disk refused.
         """
         with self._maintaining:
-            return self._prune(now_ms)
+            return self._prune(now_ms, self._files)
 
-    def _prune(self, now_ms: int) -> int:
-        return prune(self._reader, now_ms - self._settings.retention_ms, self._files)
+    def _prune(self, now_ms: int, files: Files) -> int:
+        return prune(self._reader, now_ms - self._settings.retention_ms, files)
 
     # -- looking at it
 
@@ -502,6 +537,21 @@ class CommitLog:
     def gap(self) -> bool:
         """Whether commits are not archived any more until the object is opened anew."""
         return self._gap
+
+
+@final
+class _Interruptible:
+    """Fails the file operations of maintenance once the log is being closed."""
+
+    def __init__(self, log: CommitLog, faults: Faults | None) -> None:
+        self._log = log
+        self._faults = faults
+
+    def before(self, operation: str, path: str) -> None:
+        if self._log.closing:
+            raise OSError(errno.ECANCELED, "the log is being closed")
+        if self._faults is not None:
+            self._faults.before(operation, path)
 
 
 def _reader(layout: Layout, files: Files, settings: History) -> HistoryReader:

@@ -303,6 +303,8 @@ def write_base(reader: HistoryReader, files: Files, salts: bytes = b"") -> None:
     """
     layout, head = reader.layout, reader.log.head
     assert head is not None, "an empty log needs no base"
+    if salts == head.block.salts:
+        return  # the log has gone on into that WAL already, and says so itself
     if salts:
         status = os.stat(layout.database)
     else:

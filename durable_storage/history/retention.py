@@ -12,8 +12,8 @@ from .segment import Entry
 
 __all__ = ["make_snapshot", "prune", "wants_snapshot"]
 
-# A smaller log is replayed in no time.
-SNAPSHOT_AFTER_MIN_BYTES: Final = 8 * 1024**2
+# A smaller log is replayed in a fraction of a second.
+SNAPSHOT_AFTER_MIN_BYTES: Final = 64 * 1024**2
 
 
 def wants_snapshot(reader: HistoryReader) -> bool:

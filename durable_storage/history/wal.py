@@ -21,6 +21,9 @@ __all__ = ["FRAME_HEADER_SIZE", "HEADER_SIZE", "WalHeader", "parse_header"]
 
 HEADER_SIZE: Final = 32
 FRAME_HEADER_SIZE: Final = 24
+# Page number, size and salts: what is looked at.
+_HEAD_SIZE: Final = 16
+_READ_AHEAD_MAX: Final = 64
 _LITTLE_ENDIAN: Final = 0x377F0682
 _BIG_ENDIAN: Final = 0x377F0683
 _TWO_WORDS: Final = struct.Struct(">II")
@@ -55,21 +58,24 @@ class WalHeader:
         """
         frame_size = self.frame_size
         salts = self.salts
-        pread = os.pread
-        offset = HEADER_SIZE + after * frame_size
         frame = found = after
+        ahead = 1
         while True:
-            head = pread(descriptor, 16, offset)
-            if head[8:] != salts:
+            # One read for the header of the next frame and, past its page, of the one behind.
+            data = os.pread(descriptor, ahead * frame_size + _HEAD_SIZE, self.offset(frame + 1))
+            for start in range(0, len(data) - _HEAD_SIZE + 1, frame_size):
+                if data[start + 8 : start + _HEAD_SIZE] != salts:
+                    return found
+                frame += 1
+                if data[start + 4 : start + 8] != b"\0\0\0\0":
+                    found = frame
+            if len(data) < ahead * frame_size + _HEAD_SIZE:
                 return found
-            frame += 1
-            offset += frame_size
-            if head[4:8] != b"\0\0\0\0":
-                found = frame
+            ahead = min(4 * ahead, _READ_AHEAD_MAX)
 
     def is_commit(self, descriptor: int, frame: int) -> bool:
         """Whether a frame of this generation ends a commit."""
-        head = os.pread(descriptor, 16, self.offset(frame))
+        head = os.pread(descriptor, _HEAD_SIZE, self.offset(frame))
         return head[8:] == self.salts and head[4:8] != b"\0\0\0\0"
 
     def is_complete(self, descriptor: int, frame: int) -> bool:

@@ -26,14 +26,14 @@ class Disk:
 
     Args:
         root: the directory, whose files are all known about.
-        at_point: called before every operation, with its number.
+        at_point: called before every operation, with its number, name and path.
         skipped: the place in the code whose syncs have no effect.
     """
 
     def __init__(
         self,
         root: str,
-        at_point: Callable[[int], None] = lambda number: None,
+        at_point: Callable[[int, str, str], None] = lambda number, operation, path: None,
         skipped: Site | None = None,
     ) -> None:
         self.root = root
@@ -59,7 +59,7 @@ class Disk:
     # -- the fault seam
 
     def before(self, operation: str, path: str) -> None:
-        self._at_point(self.points)
+        self._at_point(self.points, operation, path)
         self.points += 1
         if operation not in ("fsync", "fdatasync"):
             return

@@ -38,7 +38,7 @@ def sweep(
     workload = Workload(root, seed, skipped)
     crashes = []
 
-    def at_point(number: int) -> None:
+    def at_point(number: int, operation: str, path: str) -> None:
         if number % every:
             return
         target = os.path.join(place, f"crash{number}")

@@ -74,13 +74,13 @@ class Workload:
         self.clock = ManualTime()
         self.known = Known()
         self.disk = Disk(root, self._point, skipped)
-        self.at_point = lambda number: None
+        self.at_point = lambda number, operation, path: None
         self.unconfirmed: dict[str, tuple[str, int]] = {}
         self.session: Session | None = None
 
-    def _point(self, number: int) -> None:
+    def _point(self, number: int, operation: str, path: str) -> None:
         self.known.now_ms = self.clock.now_ms
-        self.at_point(number)
+        self.at_point(number, operation, path)
 
     def run(self, patch: pytest.MonkeyPatch, steps: int) -> None:
         self._trust_recovery(patch)
