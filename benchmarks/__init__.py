@@ -1,0 +1,1 @@
+"""Benchmarks: ratios of ``durable_storage`` to its peers, measured in one run."""
