@@ -403,9 +403,7 @@ class Registry:
             target = self._committed
             self._before("fsync", self._path)
             with _translated():
-                busy, _, _ = self._connection.execute(
-                    "PRAGMA wal_checkpoint(TRUNCATE)"
-                ).fetchone()
+                busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if busy:
                 raise OSError(
                     self._sync_failure.errno,

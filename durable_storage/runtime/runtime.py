@@ -40,6 +40,7 @@ from .migrations import Migration, apply_migrations, remove_deleted
 from .namespace import DurableObjectNamespace
 from .registry import NamespaceNumber, NamespaceRecord, Registry
 from .resident import Resident
+from .room import Room
 from .snapshots import RuntimeSnapshot, read_directory, write_directory
 from .wrangler import read_wrangler
 
@@ -143,10 +144,8 @@ class Runtime:
         self._registry: Registry | None = None
         self._namespaces: dict[NamespaceNumber, DurableObjectNamespace[Any]] = {}
         self._residents: dict[NamespaceNumber, dict[str, Resident]] = {}
-        self._open = 0
         # Objects that are being opened or closed; whoever wants one of them waits for the signal.
         self._changing: dict[tuple[NamespaceNumber, str], Signal] = {}
-        self._room: Signal | None = None
         self._sweeper: anyio.CancelScope | None = None
         self._sweeping = False
         self.closing = True
@@ -208,6 +207,7 @@ class Runtime:
         directory = self._directory = DataDirectory(self._path)
         try:
             loop = self._loop = Loop.running()
+            self._room = Room(loop, self._max_open, self._close_one_idle)
             self._deadlines = Deadlines(
                 loop, self._settings.clock, self._settings.limits.critical_section_seconds
             )
@@ -308,8 +308,19 @@ class Runtime:
             failures.append(exc)
 
     async def _quiet(self) -> None:
+        """Return when nothing is under way in any object."""
+        changed: list[Signal] = []
+
+        def wake() -> None:
+            changed[-1].set()
+
         while not all(resident.idle for resident in self._all_residents()):
-            await self._wait_for_room()
+            changed.append(self._loop.signal())
+            self._loop.on_idle.add(wake)
+            try:
+                await changed[-1].wait()
+            finally:
+                self._loop.on_idle.discard(wake)
 
     def _all_residents(self) -> list[Resident]:
         return [
@@ -337,7 +348,7 @@ class Runtime:
     @property
     def open_objects(self) -> int:
         """How many objects are open now."""
-        return self._open
+        return self._room.taken
 
     @property
     def clock(self) -> Clock:
@@ -496,7 +507,6 @@ class Runtime:
         residents = self._residents[record.number]
         digits = str(object_id)
         key = (record.number, digits)
-        waited = False
         while True:
             if self.closing and current_frame(self._loop) is None:
                 raise DurableStorageError(
@@ -508,18 +518,14 @@ class Runtime:
             changing = self._changing.get(key)
             if changing is not None:
                 await changing.wait()
-            elif self._open < self._max_open or self._evict_one() or current_frame(self._loop):
-                # An object's own call may exceed the number: waiting for room while holding
-                # some would never end.
-                return self._open_now(namespace, object_id, hint)
+            elif self._room.take(key, anyway=current_frame(self._loop) is not None):
+                try:
+                    return self._open_now(namespace, object_id, hint)
+                except BaseException:
+                    self._room.give_back()
+                    raise
             else:
-                if waited:
-                    raise OverloadedError(
-                        f"{self._max_open} objects are open and busy; raise max_open_objects"
-                    )
-                with anyio.move_on_after(self._settings.limits.queued_seconds) as patience:
-                    await self._wait_for_room()
-                waited = patience.cancelled_caught
+                await self._room.wait(key, self._settings.limits.queued_seconds)
 
     def _open_now(
         self,
@@ -550,11 +556,8 @@ class Runtime:
         label = f"{digits[:16]}…" if object_id.name is None else repr(object_id.name)
         name = f"{namespace.cls.__name__} {label}"
         host = self._host(record, digits, name, path, lambda _: resident.forget())
-        resident = Resident(
-            namespace.cls, object_id, self.env, host, settings, self._loop
-        )
+        resident = Resident(namespace.cls, object_id, self.env, host, settings, self._loop)
         self._residents[record.number][digits] = resident
-        self._open += 1
         self._start_sweeper()
         return resident
 
@@ -626,10 +629,9 @@ class Runtime:
                 with anyio.CancelScope(shield=True):
                     await resident.host.close()
             finally:
-                self._open -= 1
                 del self._changing[key]
                 done.set()
-                self._object_idle()
+                self._room.give_back()
 
         return close
 
@@ -660,27 +662,12 @@ class Runtime:
                     closed += 1
         return closed
 
-    def _object_idle(self) -> None:
-        self._loop.on_idle.discard(self._object_idle)
-        room, self._room = self._room, None
-        if room is not None:
-            room.set()
-
-    async def _wait_for_room(self) -> None:
-        if self._room is None:
-            self._room = self._loop.signal()
-            self._loop.on_idle.add(self._object_idle)
-        await self._room.wait()
-
-    def _evict_one(self) -> bool:
-        """Begin to close the longest unused idle object; False, since there is no room yet."""
-        if self._open - len(self._changing) < self._max_open:
-            return False
+    def _close_one_idle(self) -> bool:
         for number, residents in self._residents.items():
             for digits, resident in residents.items():
                 if resident.idle:
                     self._loop.spawn(self._begin_close(number, digits))
-                    return False
+                    return True
         return False
 
     # -- idle objects ---------------------------------------------------------------------
@@ -694,7 +681,7 @@ class Runtime:
         clock = self._settings.clock
         try:
             with anyio.CancelScope() as self._sweeper:
-                while self._open and not self.closing:
+                while self._room.taken and not self.closing:
                     await clock.sleep_until(clock.monotonic() + self._idle_timeout / 2)
                     with busy(clock):
                         await self._close_idle()

@@ -63,7 +63,9 @@ anyio.run(main, backend=sys.argv[3])
 """ % {"objects": OBJECTS, "clients": CLIENTS}
 
 
-def one_round(directory: str, backend: str, rng: random.Random, acknowledged: dict[str, int]) -> int:
+def one_round(
+    directory: str, backend: str, rng: random.Random, acknowledged: dict[str, int]
+) -> int:
     """Run, kill, read what was acknowledged, then check what is there; how many were acknowledged."""
     script = os.path.join(directory, "worker.py")
     pathlib.Path(script).write_text(WORKER)

@@ -226,8 +226,25 @@ def make_script(rng: random.Random, depth: int, label: str) -> list[Any]:
     script: list[Any] = []
     for _ in range(rng.randint(1, 4)):
         kind = rng.choices(
-            ["pause", "get", "put", "bump", "async_bump", "sql", "sync", "section", "transaction",
-             "context", "savepoint", "children", "gather", "call", "background", "raise", "abort"],
+            [
+                "pause",
+                "get",
+                "put",
+                "bump",
+                "async_bump",
+                "sql",
+                "sync",
+                "section",
+                "transaction",
+                "context",
+                "savepoint",
+                "children",
+                "gather",
+                "call",
+                "background",
+                "raise",
+                "abort",
+            ],
             [6, 3, 5, 6, 4, 2, 1, 2, 4, 2, 2, 3, 2, 2, 1, 0.4, 0.2],
         )[0]
         key = rng.choice(KEYS)
@@ -240,20 +257,33 @@ def make_script(rng: random.Random, depth: int, label: str) -> list[Any]:
         elif kind == "savepoint":
             script.append((kind, rng.random() < 0.3))
         elif kind == "children":
-            script.append((kind, [
-                [(rng.choice(("put", "kvput")), rng.choice(KEYS)) for _ in range(2)] for _ in range(2)
-            ]))
+            script.append(
+                (
+                    kind,
+                    [
+                        [(rng.choice(("put", "kvput")), rng.choice(KEYS)) for _ in range(2)]
+                        for _ in range(2)
+                    ],
+                )
+            )
         elif depth <= 0:
             script.append(("bump", key))
         elif kind == "section":
             script.append((kind, make_script(rng, depth - 1, label)))
         elif kind in ("transaction", "context"):
             inner = [
-                rng.choice([("pause", rng.randint(1, 5)), ("put", rng.choice(KEYS)),
-                            ("bump", rng.choice(KEYS))])
+                rng.choice(
+                    [
+                        ("pause", rng.randint(1, 5)),
+                        ("put", rng.choice(KEYS)),
+                        ("bump", rng.choice(KEYS)),
+                    ]
+                )
                 for _ in range(rng.randint(1, 4))
             ]
-            script.append((kind, inner, rng.random() < 0.3) if kind == "transaction" else (kind, inner))
+            script.append(
+                (kind, inner, rng.random() < 0.3) if kind == "transaction" else (kind, inner)
+            )
         elif kind == "gather":
             script.append((kind, [make_script(rng, 0, label) for _ in range(2)]))
         elif kind == "call":

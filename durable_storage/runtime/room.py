@@ -1,0 +1,119 @@
+"""How many objects may be open at once, and whose turn it is when there is no place left.
+
+Invariants:
+
+* ``taken`` objects are open, opening or closing; ``promised`` places belong to objects whose callers
+  were woken and have not opened them yet. Without nested calls, which may exceed the number because
+  waiting while holding a place could never end, the two together are at most ``places``.
+* Objects wait in the order in which they were first asked for; all callers of one wait together.
+* While anybody waits, as many idle objects are being closed as there are objects waiting, if there
+  are so many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import final
+
+import anyio
+
+from ..errors import OverloadedError
+from ..gates.loop import Loop, Signal
+
+__all__ = ["Room"]
+
+# Closing costs a worker thread each; more at once would only wait for one.
+CLOSING_MAX = 16
+
+
+@final
+class _Turn:
+    __slots__ = ("callers", "signal")
+
+    def __init__(self, signal: Signal) -> None:
+        self.signal = signal
+        self.callers = 0
+
+
+@final
+class Room:
+    """The places for open objects.
+
+    Args:
+        places: how many there are.
+        close_one: begins to close an idle object; False when none is idle. `give_back` follows.
+
+    Attributes:
+        taken: places in use.
+    """
+
+    def __init__(self, loop: Loop, places: int, close_one: Callable[[], bool]) -> None:
+        self._loop = loop
+        self._places = places
+        self._close_one = close_one
+        self._waiting: dict[Hashable, _Turn] = {}
+        self._promised: set[Hashable] = set()
+        self._closing = 0
+        self.taken = 0
+
+    def take(self, key: Hashable, *, anyway: bool = False) -> bool:
+        """Take a place for an object if there is one, or ``anyway``."""
+        if key in self._promised:
+            self._promised.discard(key)
+        elif not anyway and self.taken + len(self._promised) >= self._places:
+            return False
+        self.taken += 1
+        return True
+
+    def give_back(self) -> None:
+        """An object is closed: its place is the next one's."""
+        self.taken -= 1
+        if self._closing:
+            self._closing -= 1
+        self._grant()
+
+    async def wait(self, key: Hashable, seconds: float) -> None:
+        """Return when it may be this object's turn.
+
+        Raises:
+            OverloadedError: it was not within ``seconds``.
+        """
+        turn = self._waiting.get(key)
+        if turn is None:
+            turn = self._waiting[key] = _Turn(self._loop.signal())
+        turn.callers += 1
+        self._loop.on_idle.add(self.make)
+        self.make()
+        try:
+            with anyio.move_on_after(seconds) as patience:
+                await turn.signal.wait()
+        except BaseException:
+            # A turn that came and is not taken passes on.
+            self._promised.discard(key)
+            raise
+        finally:
+            turn.callers -= 1
+            if not turn.callers and self._waiting.get(key) is turn:
+                del self._waiting[key]
+            self._grant()
+        if patience.cancelled_caught and not turn.signal.is_set():
+            raise OverloadedError(
+                f"{self._places} objects are open and busy, and none was closed within "
+                f"{seconds:.0f} s; raise max_open_objects"
+            )
+
+    def make(self) -> None:
+        """Begin to close idle objects, if any are, for those who wait."""
+        while self._closing < min(len(self._waiting), CLOSING_MAX) and self._close_one():
+            self._closing += 1
+
+    def _grant(self) -> None:
+        while self._waiting and self.taken + len(self._promised) < self._places:
+            key = next(iter(self._waiting))
+            turn = self._waiting.pop(key)
+            self._promised.add(key)
+            turn.signal.set()
+        if self._waiting:
+            self.make()
+        else:
+            self._loop.on_idle.discard(self.make)
