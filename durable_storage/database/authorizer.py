@@ -185,6 +185,8 @@ class Authorizer:
             allows = _PRAGMAS.get((first or "").lower())
             allowed = allows is not None and allows(second) and database != _TEMP
             return _OK if allowed else _DENY
+        if action == sqlite3.SQLITE_ANALYZE:  # of all tables, or of one
+            return _OK
         if action in _REFUSED or is_reserved(first):
             return _DENY
         if database == _TEMP and action not in _COLUMN_SECOND:  # ALTER TABLE looks there too

@@ -39,7 +39,7 @@ from .faults import Faults
 from .internal import InternalSql, own
 from .kv import MISSING, KeyRange, KeyValueTable, Missing, Stored
 from .meter import Meter
-from .reading import DRAIN_MAX_ROWS, Reading, raw_rows
+from .reading import DRAIN_MAX_STEPS, Reading, raw_rows
 from .sqlerrors import (
     AUTH,
     NO_STATEMENT,
@@ -441,7 +441,7 @@ class Database:
                 self._keep_newest()
         try:
             statement = self._statements[query]
-        except KeyError:
+        except (KeyError, TypeError):
             statement = self._parse(query)
         for value in bindings:
             if type(value) not in PLAIN_TYPES:
@@ -580,13 +580,19 @@ class Database:
             self._open.add(reading)
 
     def end_readings(self) -> None:
-        """Drain every open result, and end those that are too long."""
+        """Drain every open result, and end those that are too long for that."""
         for result in self._open_results():
-            if not result.drain():
+            # A query may also search for long without finding a row.
+            self._connection.set_progress_handler(lambda: 1, DRAIN_MAX_STEPS)
+            try:
+                drained = result.drain()
+            finally:
+                self._connection.set_progress_handler(None, 0)
+            if not drained:
                 result.cancel(
                     SqlError(
-                        f"The query was left open with more than {DRAIN_MAX_ROWS} rows unread while"
-                        " the database had to be compacted. Read it to the end, or add a LIMIT."
+                        "The query was left open with too many rows unread while the database had"
+                        " to be compacted. Read it to its end at once, or add a LIMIT."
                     )
                 )
 

@@ -30,7 +30,6 @@ def drop_everything(sql: InternalSql) -> None:
         # A foreign key that is deferred does not stand in the way of dropping its parent first.
         sql.execute(own("PRAGMA defer_foreign_keys=ON"))
         _forget_last_rowid(sql)
-        _drop_sequences(sql)
         remaining = sql.execute(_OBJECTS).fetchall()
         while remaining:
             blocked = [row for row in remaining if not _drop(sql, *row)]
@@ -39,6 +38,7 @@ def drop_everything(sql: InternalSql) -> None:
             remaining = blocked
         for (name,) in sql.execute(_STATISTICS).fetchall():
             sql.execute(own(f"DROP TABLE {name}"))
+        _drop_sequences(sql)
         sql.execute(own("PRAGMA defer_foreign_keys=OFF"))
 
 
@@ -62,7 +62,7 @@ def _forget_last_rowid(sql: InternalSql) -> None:
 
 
 def _drop_sequences(sql: InternalSql) -> None:
-    """Turn ``sqlite_sequence``, which SQLite refuses to drop, into a table like any other."""
+    """Drop ``sqlite_sequence``, which SQLite allows only under another name."""
     if sql.value(_SEQUENCES) is None:
         return
     sql.execute(own("PRAGMA writable_schema=ON"))
@@ -73,3 +73,4 @@ def _drop_sequences(sql: InternalSql) -> None:
         )
     )
     sql.execute(own("PRAGMA writable_schema=RESET"))
+    sql.execute(own("DROP TABLE _cf_SEQUENCE"))

@@ -393,6 +393,8 @@ def _unlikely(program: Program) -> Iterable[tuple[Weights, float]]:
             yield program.falls(i), 500.0
         elif name == "NoConflict":
             yield program.falls(i), 50.0
+        elif name == "IsNull" and ops[i + 1].name == "IdxInsert":  # a partial index
+            yield program.jumps(i), 2.0
         elif name in _STARTS or name in ("IsNull", "IfNullRow"):
             yield program.jumps(i), 100.0
         elif name in _SEEKS or name in ("SeekRowid", "NotExists", "NotFound"):

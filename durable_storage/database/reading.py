@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from itertools import chain, compress, count, islice
+from itertools import chain, compress, count
 from typing import Any, Final, final
 
-__all__ = ["DRAIN_MAX_ROWS", "Reading", "raw_rows"]
+from .sqlerrors import primary_code
+
+__all__ = ["DRAIN_MAX_STEPS", "Reading", "raw_rows"]
 
 Tuple = tuple[Any, ...]
 
 DRAIN_MAX_ROWS: Final = 10_000
+DRAIN_MAX_BYTES: Final = 16 * 1024**2
+DRAIN_MAX_STEPS: Final = 10_000_000
+"""Instructions of SQLite that draining one result may take: some tenths of a second."""
 
 
 @final
@@ -96,16 +101,23 @@ class Reading:
 
     def drain(self) -> bool:
         """Read the rest into memory; false when it is too long for that, and then lost."""
-        if self.finished or self.error or not isinstance(self.source, sqlite3.Cursor):
+        if self.finished or self.error or self._rest is not None:
+            return True
+        if not isinstance(self.source, sqlite3.Cursor):
             return True
         rest: list[Tuple] = []
         ending: Iterator[Tuple] = iter(())
+        size = 0
         try:
-            rest.extend(islice(self.source, DRAIN_MAX_ROWS + 1))
+            for row in self.source:
+                rest.append(row)
+                size += sum(len(value) for value in row if isinstance(value, (str, bytes)))
+                if len(rest) > DRAIN_MAX_ROWS or size > DRAIN_MAX_BYTES:
+                    return False
         except sqlite3.Error as error:
+            if primary_code(error) == sqlite3.SQLITE_INTERRUPT:
+                return False
             ending = _raising(error)
-        if len(rest) > DRAIN_MAX_ROWS:
-            return False
         self._rest = chain(rest, ending)
         return True
 

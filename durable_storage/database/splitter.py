@@ -1,7 +1,8 @@
 """A script as its statements, and what can be told from the text of one.
 
-Where a statement ends is decided by SQLite's own ``sqlite3_complete``, so that strings, comments
-and the bodies of triggers need no second parser here.
+Where a statement ends is decided by SQLite's own ``sqlite3_complete``. It is asked only at
+semicolons that are no part of a string or a comment, and inside a trigger only after an END, so
+that a long script costs no more than its length.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ _EMPTY: Final = re.compile(rf"(?:{_SPACE}|;|{_COMMENT})*+", re.DOTALL)
 _WORD: Final = re.compile(r"[A-Za-z]+")
 _TOKEN: Final = re.compile(
     rf"{_COMMENT}"
-    r"|'(?:[^']|'')*+'|\"(?:[^\"]|\"\")*+\"|`(?:[^`]|``)*+`|\[[^\]]*\]"
+    r"|'(?:[^']|'')*+(?:'|\Z)|\"(?:[^\"]|\"\")*+(?:\"|\Z)|`(?:[^`]|``)*+(?:`|\Z)|\[[^\]]*(?:\]|\Z)"
     r"|[:@$]?(?:[\w$]|[^\x00-\x7f])+|\S",
     re.DOTALL,
 )
+
+_TRIGGER: Final = re.compile(r"(EXPLAIN (QUERY PLAN )?)?CREATE (TEMP(ORARY)? )?TRIGGER\b")
+_HEAD_WORDS: Final = 6
 
 _READS: Final = frozenset({"SELECT", "VALUES", "EXPLAIN", "PRAGMA"})
 # Refused before they run, so nothing has to be prepared for a write.
@@ -44,13 +48,21 @@ def split_script(script: str) -> list[str]:
     """
     statements: list[str] = []
     start = 0
-    end = script.find(";") + 1
-    while end:
-        piece = script[start:end]
-        if sqlite3.complete_statement(piece) and not _EMPTY.fullmatch(piece):
-            statements.append(piece)
-            start = end
-        end = script.find(";", end) + 1
+    head: list[str] = []
+    last = ""
+    for match in _TOKEN.finditer(script) if ";" in script else ():
+        token = match[0]
+        if token != ";":
+            if not token.startswith(("--", "/*")):
+                last = token.upper()
+                if len(head) < _HEAD_WORDS:
+                    head.append(last)
+        elif last and (last == "END" or not _TRIGGER.match(" ".join(head))):
+            piece = script[start : match.end()]
+            if sqlite3.complete_statement(piece):
+                statements.append(piece)
+                start = match.end()
+                head, last = [], ""
     rest = script[start:]
     if not _EMPTY.fullmatch(rest):
         statements.append(rest)

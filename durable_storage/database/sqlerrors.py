@@ -68,6 +68,8 @@ _LIMIT_TEXTS: Final = (
     "parser stack overflow",
 )
 
+_MISSING_TEXTS: Final = ("no such module: ", "no such function: ")
+
 
 def primary_code(error: sqlite3.Error) -> int | None:
     """Return SQLite's primary result code, or ``None`` when Python's module raised by itself."""
@@ -106,4 +108,10 @@ def translate(error: sqlite3.Error) -> SqlError:
         primary == sqlite3.SQLITE_ERROR and text.startswith(_LIMIT_TEXTS)
     )
     kind = SqlLimitError if limit else SqlError
-    return kind(message, sqlite_errorcode=code, sqlite_errorname=error.sqlite_errorname)
+    translated = kind(message, sqlite_errorcode=code, sqlite_errorname=error.sqlite_errorname)
+    if text.startswith(_MISSING_TEXTS):
+        translated.add_note(
+            f"Python is linked with SQLite {sqlite3.sqlite_version}, which may have been built"
+            " without this module or function, or be too old for it."
+        )
+    return translated
