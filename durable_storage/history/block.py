@@ -24,10 +24,12 @@ __all__ = [
     "NO_HASH",
     "Block",
     "Damage",
+    "Encoded",
     "Flags",
     "Slice",
-    "build_block",
+    "chain",
     "commit_frames",
+    "encode",
     "is_intact",
     "last_time",
     "parse_block",
@@ -155,54 +157,84 @@ class Slice:
     """Somebody waits: do not compress."""
 
 
-def build_block(
-    piece: Slice,
-    *,
-    object_id: bytes,
-    position: Position,
-    number: int,
-    durable: int,
-    previous: bytes,
-) -> tuple[Block, bytes]:
-    """Return the block that holds a slice, and its payload.
+@final
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A slice as it will be stored, before it has its place in the chain."""
 
-    The slow part, compression, runs outside the interpreter's lock.
-    """
+    piece: Slice
+    flags: int
+    frame_count: int
+    commit_count: int
+    pages: int
+    first_time: int
+    last_time: int
+    times_size: int
+    payload: bytes
+    payload_hash: bytes
+
+
+def encode(piece: Slice) -> Encoded:
+    """Return what takes time to compute; most of it runs outside the interpreter's lock."""
     frame_size = FRAME_HEADER_SIZE + piece.page_size
     commits = commit_frames(piece.frames, frame_size)
     frame_count = len(piece.frames) // frame_size
     flags = piece.flags
     if not commits or commits[-1] != frame_count - 1:
         flags |= Flags.CONTINUES
-    pages = _word(piece.frames, commits[-1] * frame_size + 4) if commits else 0
     frames = piece.frames
     if not piece.hurried and _compressible(frames):
         frames = zlib.compress(frames, 1)
         flags |= Flags.COMPRESSED
-    times_of = _on_commits(piece, commits)
-    times = zlib.compress(b"".join(_TIME.pack(*time) for time in times_of), 1)
-    payload = times + frames
-    block = Block(
+    times = _on_commits(piece, commits)
+    packed_times = zlib.compress(b"".join(_TIME.pack(*time) for time in times), 1)
+    payload = packed_times + frames
+    return Encoded(
+        piece=piece,
         flags=flags,
+        frame_count=frame_count,
+        commit_count=len(commits),
+        pages=_word(piece.frames, commits[-1] * frame_size + 4) if commits else 0,
+        first_time=times[0][1],
+        last_time=times[-1][1],
+        times_size=len(packed_times),
+        payload=payload,
+        payload_hash=_hash(payload),
+    )
+
+
+def chain(
+    encoded: Encoded,
+    *,
+    object_id: bytes,
+    epoch: int,
+    generation: int,
+    number: int,
+    durable: int,
+    previous: bytes,
+) -> Block:
+    """Return the header that gives a slice its place in the chain."""
+    piece = encoded.piece
+    return Block(
+        flags=encoded.flags,
         object_id=object_id,
         number=number,
         durable=durable,
-        epoch=position.epoch,
-        generation=position.generation,
+        epoch=epoch,
+        generation=generation,
         first_frame=piece.first_frame,
-        frame_count=frame_count,
-        commit_count=len(commits),
+        frame_count=encoded.frame_count,
+        commit_count=encoded.commit_count,
         page_size=piece.page_size,
-        pages=pages,
+        pages=encoded.pages,
         salts=piece.salts,
-        first_time=times_of[0][1],
-        last_time=times_of[-1][1],
-        times_size=len(times),
-        frames_size=len(frames),
-        payload_hash=_hash(payload),
+        first_time=encoded.first_time,
+        last_time=encoded.last_time,
+        times_size=encoded.times_size,
+        frames_size=len(encoded.payload) - encoded.times_size,
+        payload_hash=encoded.payload_hash,
         previous_hash=previous,
     )
-    return block, payload
 
 
 def parse_block(data: bytes) -> Block | None:
@@ -228,8 +260,11 @@ def parse_times(block: Block, payload: bytes) -> list[CommitTime]:
 
 def parse_frames(block: Block, payload: bytes) -> bytes:
     """Return the frames in a payload that `is_intact`."""
-    frames = payload[block.times_size :]
-    return zlib.decompress(frames) if block.flags & Flags.COMPRESSED else frames
+    frames = memoryview(payload)[block.times_size :]
+    if not block.flags & Flags.COMPRESSED:
+        return bytes(frames)
+    size = block.frame_count * (FRAME_HEADER_SIZE + block.page_size)
+    return zlib.decompress(frames, bufsize=size)
 
 
 def is_intact(block: Block, payload: bytes) -> bool:

@@ -86,6 +86,7 @@ class CommitLog:
         self._maintenance_files = Files(_Interruptible(self, faults))
         self._database: AttachedDatabase | None = None
         self.closing = False
+        self._prepared = False
 
         # Held for moments only: what is known of the WAL.
         self._lock = threading.Lock()
@@ -153,9 +154,11 @@ class CommitLog:
 
     def _prepare(self) -> None:
         """Make the directories and the identity durable, once in an object's life."""
-        if not os.path.exists(self._layout.identity):
-            self._layout.make_directories(self._files)
-            self._files.replace(self._layout.identity, pack_identity(self._reader.object_id))
+        if not self._prepared:
+            if read_identity(self._layout.identity) is None:
+                self._layout.make_directories(self._files)
+                self._files.replace(self._layout.identity, pack_identity(self._reader.object_id))
+            self._prepared = True
 
     # -- observing the WAL; all with the lock held
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from array import array
@@ -21,6 +22,8 @@ _FRAME_HEADER: Final = struct.Struct(">II16x")
 _PENDING_BYTE: Final = 0x40000000
 SLICE_SIZE: Final = 4 * 1024**2
 """The most bytes of frames that one block holds."""
+# Pages of one system call, far below any limit on them.
+_RUN_MAX: Final = 256
 _COMPARE_SIZE: Final = 1024 * 1024
 
 
@@ -89,10 +92,24 @@ class Image:
         self._high = high
         self._files.announce("write", self.path)
         view = memoryview(frames)
+        run: list[memoryview] = []
+        run_start = run_end = 0
         for page in sorted(newest):
+            if page != run_end or len(run) == _RUN_MAX:
+                self._write_pages(run_start, run)
+                run, run_start = [], page
             start = newest[page] + FRAME_HEADER_SIZE
-            os.pwrite(self._descriptor, view[start : start + page_size], (page - 1) * page_size)
+            run.append(view[start : start + page_size])
+            run_end = page + 1
+        self._write_pages(run_start, run)
         return size > 0
+
+    def _write_pages(self, first_page: int, pages: list[memoryview]) -> None:
+        if pages:
+            offset = (first_page - 1) * self.page_size
+            written = os.pwritev(self._descriptor, pages, offset)
+            if written != len(pages) * self.page_size:
+                raise OSError(errno.ENOSPC, "the disk took only a part of it", self.path)
 
     def end(self, pages: int) -> None:
         """Give the file exactly the size of the database."""

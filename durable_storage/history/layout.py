@@ -129,31 +129,43 @@ def read_base(path: str) -> Base | None:
     """Return the record in ``base``, or None if there is none that can be read."""
     try:
         fields = _read(path)
-    except DatabaseFileError:
+        if fields is None:
+            return None
+        return Base(
+            Position(*fields["position"]),
+            fields["number"],
+            fields["segment"],
+            fields["offset"],
+            fields["size"],
+            fields["modified_ns"],
+            bytes.fromhex(fields["salts"]),
+        )
+    except (ValueError, KeyError, TypeError):
         return None
-    if fields is None:
-        return None
-    return Base(
-        Position(*fields["position"]),
-        fields["number"],
-        fields["segment"],
-        fields["offset"],
-        fields["size"],
-        fields["modified_ns"],
-        bytes.fromhex(fields["salts"]),
-    )
 
 
 def read_intent(path: str) -> Intent | None:
-    """Return the restore that was asked for."""
-    fields = _read(path)
-    return None if fields is None else Intent(Position(*fields["position"]), fields["number"])
+    """Return the restore that was asked for.
+
+    Raises:
+        DatabaseFileError: the record cannot be read.
+    """
+    try:
+        fields = _read(path)
+        return None if fields is None else Intent(Position(*fields["position"]), fields["number"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatabaseFileError(
+            f"{path} cannot be read ({error!r}); remove it to open the object as it is"
+        ) from error
 
 
 def read_identity(path: str) -> bytes | None:
-    """Return the object's random id."""
-    fields = _read(path)
-    return None if fields is None else bytes.fromhex(fields["object_id"])
+    """Return the object's random id, or None if it cannot be read."""
+    try:
+        fields = _read(path)
+        return None if fields is None else bytes.fromhex(fields["object_id"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def pack_identity(object_id: bytes) -> bytes:
@@ -194,8 +206,6 @@ def _read(path: str) -> dict[str, Any] | None:
             fields: dict[str, Any] = json.loads(file.read())
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as error:
-        raise DatabaseFileError(f"{path} is not readable as JSON: {error}") from error
     if fields["format"] != FORMAT:
         raise DatabaseFileError(
             f"{path} is of format {fields['format']}, and this version of the library reads "

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from typing import NamedTuple, final
 
 from ..errors import BookmarkError
-from .block import Damage, last_time, parse_frames, parse_times
+from .block import Block, Damage, commit_frames, last_time, parse_frames, parse_times
 from .bookmarks import BEGINNING, Position, format_bookmark, parse_bookmark
 from .files import Files
 from .image import Image
 from .layout import Layout
+from .pipeline import ahead
 from .segment import Entry, SegmentLog
 from .snapshot import Snapshot, Snapshots
+from .wal import FRAME_HEADER_SIZE
 
 __all__ = ["DiskUse", "HistoryReader", "TimelineEntry"]
 
@@ -82,7 +84,18 @@ class HistoryReader:
         """
         target = self._find(position)
         self._sources(target)
+        self._check_commit(target)
         return target
+
+    def _check_commit(self, target: Target) -> None:
+        for entry in self._between(target.number - 1, target.number):
+            block = entry.block
+            if target.position == block.end and not block.continues:
+                return
+            frames = parse_frames(block, self._payload(entry))
+            frame = target.position.frame - block.first_frame
+            if frame not in commit_frames(frames, block.page_size + FRAME_HEADER_SIZE):
+                raise BookmarkError(self._refusal(target.position))
 
     def _find(self, position: Position) -> Target:
         entries = self.log.entries()
@@ -103,11 +116,16 @@ class HistoryReader:
                 position.ends_epoch and snapshot.position.epoch == position.epoch
             ):
                 return Target(snapshot.position, snapshot.number, snapshot.time)
+        missing = entries[index - 1].block.number + 1 if index else 0
+        if 0 < index < len(entries) and entries[index].block.number > missing:
+            raise self._damaged(position, Damage(f"block {missing} is missing", missing))
         raise BookmarkError(self._refusal(position))
 
     def _refusal(self, position: Position) -> str:
         name = self.bookmark(position)
         oldest = self.oldest()
+        if oldest is None:
+            return f"{name} cannot be restored: the history that it needs is missing"
         if position < oldest.position:
             return (
                 f"{name} was pruned: the history that is kept begins at "
@@ -118,8 +136,8 @@ class HistoryReader:
             return f"{name} is of the future: the last commit is {self.bookmark(newest)}"
         return f"{name} names no commit in this object's history; it was never confirmed, or lost"
 
-    def oldest(self) -> Target:
-        """Return the oldest commit that can be gone back to."""
+    def oldest(self) -> Target | None:
+        """Return the oldest commit that can be gone back to, if there is any."""
         entries = self.log.entries()
         if not entries or entries[0].block.number == 1:
             return Target(BEGINNING, 0, 0)
@@ -132,7 +150,7 @@ class HistoryReader:
             for entry in entries
             if entry.block.starts_full
         ]
-        return min(targets, key=lambda target: target.number, default=Target(BEGINNING, 0, 0))
+        return min(targets, key=lambda target: target.number, default=None)
 
     def at_time(self, time_ms: int) -> Target:
         """Return the last commit that was made at or before a time.
@@ -151,8 +169,9 @@ class HistoryReader:
             frame, made = found
             return Target(Position(block.epoch, block.generation, frame), block.number, made)
         oldest = self.oldest()
-        if oldest.position == BEGINNING or oldest.time_ms > time_ms:
-            began = oldest.time_ms or (entries[0].block.first_time if entries else 0)
+        if oldest is None or oldest.position == BEGINNING or oldest.time_ms > time_ms:
+            began = oldest.time_ms if oldest is not None else 0
+            began = began or (entries[0].block.first_time if entries else 0)
             raise BookmarkError(
                 f"the time {time_ms} is before this object's history begins, which is at {began} "
                 "(milliseconds since the epoch)"
@@ -188,8 +207,7 @@ class HistoryReader:
         else:
             number = source.block.number - 1
         ends_commit = True
-        for entry in self._between(number, target.number):
-            block = entry.block
+        for block, frames in ahead(_frames, self._between(number, target.number)):
             if block.number != number + 1 or (link is not None and block.previous_hash != link):
                 raise Damage(f"block {number + 1} is missing", number + 1)
             if block.starts_full:
@@ -197,7 +215,6 @@ class HistoryReader:
             count = block.frame_count
             if block.number == target.number:
                 count = target.position.frame - block.first_frame + 1
-            frames = _frames(entry)
             ends_commit = image.apply(frames, block.page_size, count)
             number, link = block.number, block.hash
         if number != target.number:
@@ -322,8 +339,8 @@ class HistoryReader:
             raise
 
 
-def _frames(entry: Entry) -> bytes:
+def _frames(entry: Entry) -> tuple[Block, bytes]:
     try:
-        return parse_frames(entry.block, entry.payload())
+        return entry.block, parse_frames(entry.block, entry.payload())
     except zlib.error as error:  # pragma: no cover - the hash was right
         raise Damage(f"block {entry.block.number}: {error}", entry.block.number) from error

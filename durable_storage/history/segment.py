@@ -26,13 +26,16 @@ from .block import (
     NO_HASH,
     Block,
     Damage,
+    Encoded,
     Slice,
-    build_block,
+    chain,
+    encode,
     is_intact,
     parse_block,
 )
 from .bookmarks import BEGINNING, Position
 from .files import Files
+from .pipeline import ahead
 
 __all__ = ["Entry", "SegmentLog", "find_object_id"]
 
@@ -222,8 +225,8 @@ class SegmentLog:
         """
         before = self.head
         try:
-            for piece in slices:
-                self._append_one(piece, epoch, generation)
+            for encoded in ahead(encode, slices):
+                self._append_one(encoded, epoch, generation)
             assert self.head is None or not self.head.block.continues, (
                 "the last slice ends a commit"
             )
@@ -232,11 +235,12 @@ class SegmentLog:
                 self._undo(before)
             raise
 
-    def _append_one(self, piece: Slice, epoch: int, generation: int) -> None:
-        block, payload = build_block(
-            piece,
+    def _append_one(self, encoded: Encoded, epoch: int, generation: int) -> None:
+        block = chain(
+            encoded,
             object_id=self._object_id,
-            position=Position(epoch, generation, 0),
+            epoch=epoch,
+            generation=generation,
             number=self.number + 1,
             durable=self._durable.block.number if self._durable is not None else 0,
             previous=self.head.block.hash if self.head is not None else NO_HASH,
@@ -247,7 +251,7 @@ class SegmentLog:
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         entry = Entry(block, self._path, self._offset)
         self._offset = self._files.write(
-            self._descriptor, self._path, block.pack() + payload, self._offset
+            self._descriptor, self._path, block.pack() + encoded.payload, self._offset
         )
         self.head = entry
         if self._entries is not None:

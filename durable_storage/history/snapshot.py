@@ -11,7 +11,7 @@ import hashlib
 import os
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final, NamedTuple, final
 
@@ -19,6 +19,7 @@ from .block import Block, Damage
 from .bookmarks import Position
 from .files import Files
 from .image import Image
+from .pipeline import ahead
 
 __all__ = ["Snapshot", "Snapshots"]
 
@@ -102,11 +103,16 @@ class Snapshot:
             return data
 
         read(_HEADER.size + _CRC.size)
-        while True:
-            first_page, pages, size = _CHUNK.unpack(read(_CHUNK.size))
-            if not pages:
-                break
-            take(first_page, zlib.decompress(read(size)))
+
+        def chunks() -> Iterator[tuple[int, int, bytes]]:
+            while True:
+                first_page, pages, size = _CHUNK.unpack(read(_CHUNK.size))
+                if not pages:
+                    return
+                yield first_page, pages * self.page_size, read(size)
+
+        for first_page, data in ahead(_decompress, chunks()):
+            take(first_page, data)
         if file.read(_HASH_SIZE) != hasher.digest() or file.read(1):
             raise self._damage()
 
@@ -216,3 +222,8 @@ class Snapshots:
             self._files.unlink(snapshot.path)
         if snapshots:
             self._files.sync_directory(self.directory)
+
+
+def _decompress(chunk: tuple[int, int, bytes]) -> tuple[int, bytes]:
+    first_page, size, data = chunk
+    return first_page, zlib.decompress(data, bufsize=size)

@@ -84,9 +84,7 @@ class Disk:
         self._names[os.path.abspath(directory)] = self._current_names(directory)
 
     def _current_names(self, directory: str) -> dict[str, int]:
-        return {
-            name: self._inode(os.path.join(directory, name)) for name in os.listdir(directory)
-        }
+        return {name: self._inode(os.path.join(directory, name)) for name in os.listdir(directory)}
 
     def _inode(self, path: str) -> int:
         inode = os.stat(path).st_ino

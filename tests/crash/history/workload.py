@@ -158,7 +158,9 @@ class Workload:
         session, chance, known = self.session, self.chance, self.known
         assert session is not None
         kind = chance.random()
-        statements: list[str | tuple[object, ...]] = ["CREATE TABLE IF NOT EXISTS t(a INTEGER PRIMARY KEY, b)"]
+        statements: list[str | tuple[object, ...]] = [
+            "CREATE TABLE IF NOT EXISTS t(a INTEGER PRIMARY KEY, b)"
+        ]
         put = "INSERT OR REPLACE INTO t VALUES(?, ?)"
         if kind < 0.5:
             statements.append((put, chance.randrange(30), chance.randbytes(chance.randrange(3000))))

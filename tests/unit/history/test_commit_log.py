@@ -1,15 +1,10 @@
 from __future__ import annotations
 
-import os
-import sqlite3
 from pathlib import Path
 
 import pytest
 
-from durable_storage.errors import BookmarkError, DatabaseFileError
-from durable_storage.history import CommitLog, History
-
-from .rig import SMALL, ManualTime, Session, file_content
+from .rig import Session
 
 
 @pytest.fixture

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from durable_storage.errors import ArgumentTypeError, BookmarkError
+from durable_storage.history.bookmarks import Position, format_bookmark, parse_bookmark
+
+from .rig import ManualTime, Session
+
+OBJECT = bytes(range(16))
+words = st.integers(0, 0xFFFFFFFF)
+positions = st.builds(Position, words, words, words)
+
+
+@given(positions, positions)
+def test_bookmarks_compare_as_strings_in_the_order_of_positions(
+    first: Position, second: Position
+) -> None:
+    one, other = format_bookmark(OBJECT, first), format_bookmark(OBJECT, second)
+    assert (one < other) == (first < second)
+    assert parse_bookmark(OBJECT, one) == first
+    assert [len(group) for group in one.split("-")] == [8, 8, 8, 32]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda mark: mark[:-1],
+        lambda mark: mark.upper(),
+        lambda mark: mark + "0",
+        lambda mark: mark + "\n",
+        lambda mark: mark.replace("-", ""),
+        lambda mark: "g" + mark[1:],
+        lambda mark: "",
+        lambda mark: "٠" + mark[1:],
+    ],
+)
+def test_what_is_not_a_bookmark_is_refused(change: object) -> None:
+    bookmark = format_bookmark(OBJECT, Position(1, 2, 0xABC))
+    with pytest.raises(BookmarkError, match="not a bookmark"):
+        parse_bookmark(OBJECT, change(bookmark))  # type: ignore[operator]
+
+
+def test_a_bookmark_that_was_changed_or_is_of_another_object_is_refused() -> None:
+    bookmark = format_bookmark(OBJECT, Position(1, 2, 3))
+    with pytest.raises(BookmarkError, match="another object"):
+        parse_bookmark(bytes(16), bookmark)
+    with pytest.raises(BookmarkError, match="another object"):
+        parse_bookmark(OBJECT, bookmark.replace("00000003-", "00000004-"))
+
+
+def test_a_bookmark_that_is_no_string_is_a_type_error() -> None:
+    with pytest.raises(ArgumentTypeError, match="got NoneType"):
+        parse_bookmark(OBJECT, None)  # type: ignore[arg-type]
+
+
+def test_a_position_that_is_still_to_come_is_refused(tmp_path: Path) -> None:
+    session = Session(tmp_path / "object.sqlite")
+    session.run("CREATE TABLE t(a)")
+    reader = session.log._reader
+    for position in (Position(1, 1, 99), Position(1, 7, 1), Position(2, 2, 1)):
+        with pytest.raises(BookmarkError, match="of the future"):
+            session.log.request_restore(reader.bookmark(position))
+    session.fold()
+    with pytest.raises(BookmarkError, match="names no commit"):
+        session.log.request_restore(reader.bookmark(Position(1, 1, 1)))
+    session.close()
+
+
+def test_a_frame_in_the_middle_of_a_commit_is_refused(tmp_path: Path) -> None:
+    session = Session(tmp_path / "object.sqlite")
+    session.run("CREATE TABLE t(a)", "CREATE TABLE u(a)")
+    inside = session.log._reader.bookmark(Position(1, 1, 2))
+    with pytest.raises(BookmarkError):
+        session.log.request_restore(inside)
+    with pytest.raises(BookmarkError):
+        session.log.export(tmp_path / "exported", inside)
+    assert not (tmp_path / "exported").exists()
+    session.close()
+
+
+def test_a_time_before_history_or_in_the_future_is_refused(tmp_path: Path) -> None:
+    clock = ManualTime(5000)
+    session = Session(tmp_path / "object.sqlite", clock)
+    with pytest.raises(BookmarkError, match="before this object's history begins"):
+        session.log.bookmark_for_time(4000)
+    session.run("CREATE TABLE t(a)")
+    session.confirm()
+    for archived in (False, True):
+        if archived:
+            session.fold()
+        with pytest.raises(BookmarkError, match="begins, which is at 5000"):
+            session.log.bookmark_for_time(4999)
+        with pytest.raises(BookmarkError, match="in the future: it is 5000 now"):
+            session.log.bookmark_for_time(5001)
+        assert session.exported(session.log.bookmark_for_time(5000)) == session.content()
+    with pytest.raises(ArgumentTypeError):
+        session.log.bookmark_for_time(5000.0)  # type: ignore[arg-type]
+    session.close()
