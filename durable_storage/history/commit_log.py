@@ -143,7 +143,11 @@ class CommitLog:
         layout = Layout(os.path.abspath(path))
         reader = _reader(layout, files, settings)
         log = cls(reader, files, settings, clock_ms, faults)
-        Recovery(reader, files, clock_ms, log._prepare).run()
+        try:
+            Recovery(reader, files, clock_ms, log._prepare).run()
+        except BaseException:
+            reader.log.close()
+            raise
         log._last_time = log._log.last_time
         return log
 

@@ -50,7 +50,7 @@ class Layout:
         self.snapshot_image = os.path.join(self.directory, "snapshot.new")
 
     def make_directories(self, files: Files) -> None:
-        """Make the directories, and durable."""
+        """Make the directories, and durable: who finds an identity will not look for them."""
         for path in (self.directory, self.segments, self.snapshots):
             files.make_directory(path)
         files.sync_directory(self.directory)

@@ -197,7 +197,6 @@ class Recovery:
         """Log that the file is gone, and put an empty database in its place."""
         image = Image(self._layout.image, self._files)
         image.begin_empty()
-        image.sync()
         image.close()
         self._log_file(image.path, Flags.OUTSIDE)
         self._put_in_place(image)
@@ -249,7 +248,6 @@ class Recovery:
         image = Image(layout.image, self._files)
         try:
             self._reader.materialize(self._reader.find(intent.position), image)
-            image.sync()
         except BookmarkError:
             image.remove()
             self._clear_intent()
@@ -265,7 +263,6 @@ class Recovery:
         image = Image(self._layout.image, self._files)
         try:
             self._reader.materialize(self._reader.find(self._log.position), image)
-            image.sync()
         except BookmarkError:
             image.remove()
             self._clear_intent()
@@ -280,6 +277,8 @@ class Recovery:
         for path in (layout.wal, layout.wal[:-3] + "shm", layout.journal):
             self._files.unlink(path)
         self._files.sync_directory(os.path.dirname(layout.database))
+        # Its content need not be durable before its name: until _finish has synced it and the
+        # intent is gone, the next open does all of this again.
         self._files.rename(image.path, layout.database)
         self._finish()
 

@@ -313,8 +313,9 @@ class SegmentLog:
     def forget_segments(self, paths: list[str]) -> None:
         """Drop whole segments from the front of the log, durably."""
         for path in paths:
+            # One after the other, so that a crash leaves no hole.
             self._files.unlink(path)
-        self._files.sync_directory(self.directory)
+            self._files.sync_directory(self.directory)
         self._entries = None
 
     def close(self) -> None:

@@ -217,11 +217,9 @@ class Snapshots:
         self._files.write(descriptor, path, hasher.digest(), offset)
 
     def remove(self, snapshots: list[Snapshot]) -> None:
-        """Durably remove snapshots."""
+        """Remove snapshots; after a loss of power they may be back, which does no harm."""
         for snapshot in snapshots:
             self._files.unlink(snapshot.path)
-        if snapshots:
-            self._files.sync_directory(self.directory)
 
 
 def _decompress(chunk: tuple[int, int, bytes]) -> tuple[int, bytes]:

@@ -2,8 +2,8 @@
 
 Fault model. A file's content is durable as of its last fsync or fdatasync, its time of
 modification as of its last fsync, a directory's names as of its last fsync. What came later may
-be there or not: independently for every file and every directory, and for a file also in part,
-sector by sector. SQLite is trusted to sync what it says it syncs; the rig reports that with
+be there or not: independently for every file and every name, and for a file also in part, sector
+by sector. SQLite is trusted to sync what it says it syncs; the rig reports that with
 `synced`.
 
 Everything is observed through the fault seam, which is told of an operation before it is done.
@@ -103,9 +103,16 @@ class Disk:
 
         def names(directory: str) -> dict[str, int]:
             durable = self._names.get(os.path.abspath(directory), {})
-            if chance is None or chance.random() < 0.5:
+            current = self._current_names(directory) if os.path.isdir(directory) else {}
+            if chance is None or chance.random() < 0.3:
                 return durable
-            return self._current_names(directory) if os.path.isdir(directory) else durable
+            if chance.random() < 0.3:
+                return current
+            chosen = {
+                name: chance.choice([durable, current]).get(name)
+                for name in sorted({*durable, *current})
+            }
+            return {name: inode for name, inode in chosen.items() if inode is not None}
 
         self._build(destination, self.root, names, _Loss(chance))
 
@@ -172,9 +179,9 @@ def _site() -> Site:
     while frame is not None:
         name = os.path.basename(frame.f_code.co_filename)
         if "durable_storage" in frame.f_code.co_filename:
-            if name != "files.py":
+            if name != "files.py" and frame.f_code.co_name != "_before":
                 return (f"{name}:{frame.f_lineno} {frame.f_code.co_name}", *site)
-            if frame.f_code.co_name != "announce":
+            if frame.f_code.co_name not in ("announce", "_before"):
                 site.append(f"{frame.f_code.co_name}:{frame.f_lineno}")
         frame = frame.f_back  # type: ignore[assignment]
     raise AssertionError("a sync from outside the package")

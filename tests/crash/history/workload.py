@@ -7,16 +7,18 @@ import random
 import shutil
 import sqlite3
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 
 import pytest
 
 from durable_storage.errors import BookmarkError
-from durable_storage.history import archive, commit_log, image, recovery, retention
+from durable_storage.history import History, archive, commit_log, image, recovery, retention
 
-from ...unit.history.rig import SMALL, ManualTime, Session
+from ...unit.history.rig import ManualTime, Session
 from .disk import Disk, Site
 
-RETENTION_MS = SMALL.retention_ms
+SETTINGS = History(retention=timedelta(seconds=12), segment_size_bytes=4096)
+RETENTION_MS = SETTINGS.retention_ms
 
 
 @dataclass
@@ -128,7 +130,7 @@ class Workload:
 
     def _open(self) -> None:
         known = self.known
-        self.session = Session(self.path, self.clock, SMALL, self.disk)
+        self.session = Session(self.path, self.clock, SETTINGS, self.disk)
         self.session.log.attach(Trusted(self.session, self.disk))
         state = self.session.content()
         if known.restoring is not None:
@@ -243,7 +245,7 @@ def check(root: str, known: Known, *, power: bool, chance: random.Random) -> Non
     """Reopen what a crash left, and compare it with what the outside world knew."""
     path = os.path.join(root, "object.sqlite")
     clock = ManualTime(known.now_ms + 1)
-    session = Session(path, clock)
+    session = Session(path, clock, SETTINGS)
     state = session.content()
     allowed = set(known.possible) if power else set(known.possible[-1:])
     if known.attempted is not None:
@@ -268,7 +270,7 @@ def check(root: str, known: Known, *, power: bool, chance: random.Random) -> Non
     assert all(bookmark > other for other in known.bookmarks)
     session.fold()
     session.close()
-    session = Session(path, clock)
+    session = Session(path, clock, SETTINGS)
     assert session.content() == state
     assert session.exported(bookmark) == state
     session.close()
