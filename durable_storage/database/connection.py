@@ -456,11 +456,10 @@ class Database:
                 cursor = self._newest = make_cursor(self, statement, source, bindings, row_type)
             elif statement.is_simple_write:
                 before_write()
-                if self._write(statement.sql, bindings).description is None:
-                    cursor = make_cursor(self, statement, NOTHING, bindings, row_type)
-                else:
-                    rows = iter(self._written_rows(statement))
-                    cursor = make_cursor(self, statement, rows, bindings, row_type)
+                self._write(statement.sql, bindings)
+                # It has run before, so whether it returns rows is known.
+                rows = NOTHING if statement.builder is None else iter(self._written_rows(statement))
+                cursor = make_cursor(self, statement, rows, bindings, row_type)
             else:
                 cursor = self._run(statement, bindings, row_type, before_write)
         except _SqliteRefusals as error:

@@ -120,7 +120,6 @@ class SqlStorageCursor(Generic[Row]):
     @property
     def column_names(self) -> list[str]:
         """The names of the columns, also those that occur twice."""
-        self._check()
         return list((self._statement.builder or self._builder()).columns)
 
     @property

@@ -78,11 +78,15 @@ _IS_NO_OP: Final = 64  # OPFLAG_ISNOOP: an Insert that only tells hooks of a tab
 _IS_UPDATE: Final = 4  # OPFLAG_ISUPDATE, in the same places
 
 _MANY: Final = 10_000.0
+_UNKNOWNS_MAX: Final = 200
 _BRANCHINGS_MAX: Final = 40
+_HALF: Final = 0.5 - 1e-5  # how far from a half a whole number is, rounding errors included
 
 
 def analyse(program: Program, seen: Observation, entries: Entries) -> tuple[int, int]:
     """Return the rows read and written by the likeliest run that agrees with what was seen."""
+    if program.unknowns > _UNKNOWNS_MAX:
+        return _estimate(program, seen)
     certain = list(_flow(program, seen))
     cost = _surprises(program)
     for bound in (*_coroutines(program), *_bounds(program)):
@@ -106,6 +110,15 @@ def analyse(program: Program, seen: Observation, entries: Entries) -> tuple[int,
     )
 
 
+def _estimate(program: Program, seen: Observation) -> tuple[int, int]:
+    """Return the counts of a program as long as that of an INSERT of hundreds of rows.
+
+    Every row is taken to be read once, or to be written to the table and all of its indexes.
+    """
+    writes, more = _writes(program, seen)
+    return seen.rows, more or int(sum(writes.values())) * (seen.changes or 0)
+
+
 def _solve(cost: list[float], equations: list[Equation]) -> list[float] | None:
     """Return the least surprising solution in whole numbers, by branch and bound."""
     pending: list[list[Equation]] = [[]]
@@ -122,7 +135,7 @@ def _solve(cost: list[float], equations: list[Equation]) -> list[float] | None:
         total = sum(c * x for c, x in zip(cost, solution, strict=False))
         if total >= best_cost - 1e-6:
             continue
-        part = next((x for x in range(len(cost)) if abs(solution[x] % 1.0 - 0.5) < 0.499), None)
+        part = next((x for x in range(len(cost)) if abs(solution[x] % 1.0 - 0.5) < _HALF), None)
         if part is None:
             best, best_cost = solution, total
             continue
@@ -381,10 +394,11 @@ def _surprises(program: Program) -> list[float]:
 
 def _unlikely(program: Program) -> Iterable[tuple[Weights, float]]:
     ops = program.ops
-    inside: set[int] = set()
-    for i, op in enumerate(ops):
-        if op.name in _LOOPS:
-            inside.update(range(program.base[i] + op.p2, i + 1))
+    loops = [
+        range(program.base[i] + op.p2, i + 1)
+        for i, op in enumerate(ops)
+        if op.name in _LOOPS and program.base[i] + op.p2 <= i
+    ]
     for i, op in enumerate(ops):
         name = op.name
         if (name == "Halt" and op.p1) or name == "MustBeInt":  # an error
@@ -401,9 +415,13 @@ def _unlikely(program: Program) -> Iterable[tuple[Weights, float]]:
             yield program.jumps(i), 30.0
         elif name == "Once" or (name in _STEPS and _ends_by_test(program, i)):
             yield program.falls(i), 3.0
-        elif (name in _COMPARES or name in _NULL_TESTS) and i in inside:
-            # The later a row is rejected, the more surprising.
-            yield program.jumps(i), 1.0 + 0.001 * i
+        elif name == "IfPos" and ops[i + 1].name == "NullRow":  # a left join without a match
+            yield program.falls(i), 2.0
+        elif name in _COMPARES or name in _NULL_TESTS:
+            target = program.base[i] + op.p2
+            if any(i in loop and target in loop for loop in loops):
+                # The later a row is rejected, the more surprising.
+                yield program.jumps(i), 1.0 + 0.001 * i
 
 
 def _ends_by_test(program: Program, i: int) -> bool:

@@ -75,6 +75,9 @@ class Program:
         self.ops: Final = ops
         self.starts: Final = [i for i, op in enumerate(ops) if op.address == 0]
         self.base: Final = [max(s for s in self.starts if s <= i) for i in range(len(ops))]
+        self._by_register: defaultdict[tuple[int, str, int], list[int]] = defaultdict(list)
+        for i, op in enumerate(ops):
+            self._by_register[self.base[i], op.name, op.p1].append(i)
         self._cursors: dict[tuple[int, int], Op] = {}
         for i, op in enumerate(ops):
             if op.name in _OPENS:
@@ -216,11 +219,8 @@ class Program:
         return self.base[i] + self.ops[inits[0]].p3 if inits else None
 
     def _find(self, i: int, name: str, register: int) -> list[int]:
-        return [
-            k
-            for k, op in enumerate(self.ops)
-            if op.name == name and op.p1 == register and self.base[k] == self.base[i]
-        ]
+        """Return the instructions of this name and register in the same (sub-)program."""
+        return self._by_register[self.base[i], name, register]
 
     def _seeks_equal(self, i: int, op: Op) -> bool:
         opened = self._cursors.get((self.base[i], op.p1))

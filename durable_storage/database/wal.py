@@ -11,6 +11,7 @@ dirty pages, and a second fsync that succeeds would prove nothing.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from typing import Final, final
 
@@ -39,6 +40,7 @@ class WriteAheadLog:
         self._path = database_path + "-wal"
         # One descriptor for life: SQLite keeps the file as long as it has the database open.
         self._descriptor: int | None = None
+        self._opening = threading.Lock()
         self._faults = faults
         self._failure: OSError | None = None
         self.confirmed_once = False
@@ -115,12 +117,14 @@ class WriteAheadLog:
             self.confirmed_once = True
 
     def _open(self) -> int | None:
-        if self._descriptor is None:
-            try:
-                self._descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
-            except FileNotFoundError:
-                return None
-        return self._descriptor
+        # The size is asked for while another thread confirms.
+        with self._opening:
+            if self._descriptor is None:
+                try:
+                    self._descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+                except FileNotFoundError:
+                    return None
+            return self._descriptor
 
     def _before(self, operation: str, path: str) -> None:
         if self._faults is not None:

@@ -98,9 +98,10 @@ def test_open_cursors_are_ended_and_finished_ones_keep_what_they_know(rig: Rig) 
     next(rows)
     _delete(rig)
     message = r"^SQLite query was canceled because the database was deleted\.$"
-    for use in (opened.to_array, opened.one, lambda: opened.column_names, lambda: next(rows)):
+    for use in (opened.to_array, opened.one, lambda: opened.rows_read, lambda: next(rows)):
         with pytest.raises(SqlError, match=message):
             use()
+    assert opened.column_names == ["a"]
     assert finished.to_array() == []
     assert finished.column_names == ["a"]
 

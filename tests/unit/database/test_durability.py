@@ -229,7 +229,6 @@ def test_a_result_that_is_too_long_to_drain_is_ended_with_a_clear_error(
         lambda: next(cursor),
         cursor.to_array,
         cursor.one,
-        lambda: cursor.column_names,
         lambda: cursor.rows_read,
     ):
         with pytest.raises(SqlError, match="left open with too many rows unread"):

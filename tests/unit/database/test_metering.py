@@ -147,3 +147,25 @@ def test_a_contradiction_has_no_solution() -> None:
 
 def test_equations_that_say_the_same_are_no_contradiction() -> None:
     assert minimise([1], [({0: 1}, 1), ({0: 2}, 2), ({}, 0)]) == pytest.approx([1])
+
+
+# ---- long programs
+
+
+def test_a_statement_of_hundreds_of_rows_is_counted_at_once(rig: Rig) -> None:
+    rig.exec("CREATE TABLE s(a, b); CREATE INDEX i ON s(a)")
+    values = ",".join(f"({number}, 1)" for number in range(500))
+    assert rig.exec(f"INSERT INTO s VALUES {values}").rows_written == 1000
+
+
+def test_left_joins_and_groups_are_counted(numbers: Rig) -> None:
+    numbers.exec("CREATE TABLE b(id INTEGER PRIMARY KEY, t); CREATE INDEX b_t ON b(t)")
+    numbers.exec("INSERT INTO b SELECT id, id % 5 FROM t")
+    joined = numbers.exec("SELECT t.id, b.id FROM t LEFT JOIN b ON b.t = t.id WHERE t.id <= 4")
+    assert len(joined.to_array()) == 16
+    # Five rows of t, of which the last ends the range; four lookups, each with three steps, and
+    # one more where another key follows.
+    assert joined.rows_read == 5 + 4 * 4 + 3
+    grouped = numbers.exec("SELECT t, count(*) FROM b GROUP BY t")
+    assert len(grouped.to_array()) == 5
+    assert grouped.rows_read == 20
