@@ -365,6 +365,7 @@ def _page_size(path: str) -> int:
 
 
 def _is_new(path: str) -> bool:
-    """Whether the file is still the one page that it was created as."""
+    """Whether the file is still the one page that it was created as, or what a crash left of it."""
     with open(path, "rb", buffering=0) as file:
-        return file.read(len(FIRST_PAGE) + 1) == FIRST_PAGE
+        content = file.read(len(FIRST_PAGE) + 1)
+    return len(content) <= len(FIRST_PAGE) and FIRST_PAGE.startswith(content.rstrip(b"\0"))
