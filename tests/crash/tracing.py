@@ -26,8 +26,6 @@ CALLS = (
 # None of these may touch the directory: they are not modelled.
 UNKNOWN = {
     "writev",
-    "pwritev",
-    "pwritev2",
     "sync_file_range",
     "truncate",
     "fallocate",
@@ -189,7 +187,7 @@ class _Parser:
             for line in _strings(text)[0].splitlines():
                 if line.startswith(b"@"):
                     self._add(call, "mark", mark=json.loads(line[1:]))
-        elif name in ("write", "pwrite64"):
+        elif name in ("write", "pwrite64", "pwritev", "pwritev2"):
             self._written(call, int(first))
         elif name in ("fsync", "fdatasync"):
             opened = self._open.get(int(first))
@@ -244,9 +242,11 @@ class _Parser:
         if opened is None:
             return
         node = opened[0]
-        data = _strings(call.text)[0][: call.result]
-        if call.name == "pwrite64":
+        data = b"".join(_strings(call.text))[: call.result]
+        if call.name in ("pwrite64", "pwritev"):
             offset = int(call.text.rsplit(",", 1)[1])
+        elif call.name == "pwritev2":
+            offset = int(call.text.rsplit(",", 2)[1])
         elif descriptor in self._appending:
             offset = self._sizes.get(node, 0)
         else:
