@@ -135,7 +135,7 @@ class Recovery:
                 committed, folded = _checkpoint(connection)
                 if committed != folded:
                     raise _in_use(self._layout.database)
-                explained = header is None and base_holds
+                explained = header is None and (base_holds or new)
                 if header is not None and committed <= 0:
                     # No commit ever reached the disk in it.
                     explained = base_holds or new or (after is not None and after[1] == 0)
