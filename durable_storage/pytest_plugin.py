@@ -53,11 +53,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Follow the settings, before any test module is imported."""
-    if config.getoption("--durable-workers") or config.getini("durable_workers"):
+    if config.getoption("--durable-workers", default=False) or config.getini("durable_workers"):
         from .workers import install
 
         install()
-    seed = config.getoption("--durable-seed")
+    seed = config.getoption("--durable-seed", default=None)
     if seed is not None:
         os.environ["DURABLE_STORAGE_SEED"] = str(seed)
 
@@ -85,18 +85,33 @@ def durable_options() -> dict[str, Any]:
 
 
 @pytest.fixture
-def durable_runtime(request: pytest.FixtureRequest) -> Runtime:
+def durable_runtime(
+    request: pytest.FixtureRequest,
+    durable_clock: ManualClock,
+    durable_faults: FaultInjector,
+    durable_options: dict[str, Any],
+) -> Generator[Runtime]:
     """An open ``Runtime``: temporary directory, manual clock, durability ``"os"``.
 
     At the end it is an error if an event, background work or an open file is left.
     """
+    # Not an async fixture: then only one of anyio and pytest-asyncio would run it.
     if "anyio_backend" in request.fixturenames:
-        opened: Runtime = request.getfixturevalue("_durable_runtime_anyio")
+        from anyio.pytest_plugin import extract_backend_and_options, get_runner
+
+        arguments: dict[str, Any] = {
+            "request": request,
+            "durable_clock": durable_clock,
+            "durable_faults": durable_faults,
+            "durable_options": durable_options,
+        }
+        backend, options = extract_backend_and_options(request.getfixturevalue("anyio_backend"))
+        with get_runner(backend, options) as runner:
+            yield from runner.run_asyncgen_fixture(_open, arguments)
     elif request.config.pluginmanager.has_plugin("asyncio"):
-        opened = request.getfixturevalue("_durable_runtime_asyncio")
+        yield request.getfixturevalue("_durable_runtime_asyncio")
     else:
         pytest.fail(NEEDS_ASYNC, pytrace=False)
-    return opened
 
 
 async def _open(
@@ -113,8 +128,6 @@ async def _open(
     async with runtime_for_test(options, clock=durable_clock, faults=durable_faults) as runtime:
         yield runtime
 
-
-_durable_runtime_anyio = pytest.fixture(name="_durable_runtime_anyio")(_open)
 
 if importlib.util.find_spec("pytest_asyncio") is not None:
     # In its strict mode it runs only the fixtures that it was given.

@@ -170,7 +170,7 @@ class FaultInjector:
         return self._ask((operation,), nth, times, path, lambda _: time.sleep(seconds))
 
     def fill_disk(self, after_bytes: int = 0, *, path: str | None = None) -> Fault:
-        """Let files grow by ``after_bytes`` more; then opening, writing and committing fail.
+        """Let files grow by ``after_bytes`` more; then creating, writing and committing fail.
 
         The operation that finds the disk full is refused with ``ENOSPC``, as is every later one
         until `clear`. The growth is that of every directory in which something was announced.
@@ -181,6 +181,8 @@ class FaultInjector:
 
         def strike(at: str) -> bool:
             if self._disk.used_bytes() < limit:
+                return False
+            if self.announced[-1].operation == "open" and os.path.exists(at):
                 return False
             raise OSError(errors.ENOSPC, os.strerror(errors.ENOSPC), at)
 
@@ -388,7 +390,8 @@ class Hold:
         ):
             return False
         if threading.get_ident() == self._loop.thread_id:
-            raise RuntimeError(f"cannot hold the sync of {path}: it is done on the event loop")
+            # Nobody could release it.
+            return False
         self._loop.call_soon_threadsafe(self._reach)
         return self._go.wait()
 

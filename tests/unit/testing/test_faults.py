@@ -1,0 +1,293 @@
+"""The fault injector, and with it how the library behaves when its disk fails."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+
+import anyio
+import pytest
+
+from durable_storage import DurableObjectNamespace, History, ObjectResetError, Runtime
+from durable_storage.errors import ArgumentTypeError, ArgumentValueError, DatabaseFileError
+from durable_storage.testing import FaultInjector, ManualClock
+
+from .samples import Counter, Reminder, Shop
+
+pytest_plugins = ["durable_storage.pytest_plugin"]
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=[True, False], ids=["history", "no history"])
+def durable_options(request: pytest.FixtureRequest) -> dict[str, object]:
+    return {"history": History(enabled=request.param)}
+
+
+@pytest.fixture
+def counter(durable_runtime: Runtime) -> Counter:
+    return durable_runtime.namespace(Counter).get_by_name("main")
+
+
+async def test_the_nth_commit_fails_and_only_that(
+    counter: Counter, durable_faults: FaultInjector
+) -> None:
+    await counter.increment()
+    fault = durable_faults.fail("commit", nth=2)
+    assert await counter.increment() == 2
+    assert fault.happened == 0
+    with pytest.raises(ObjectResetError):
+        await counter.increment()
+    assert fault.happened == 1
+    assert await counter.increment() == 3
+
+
+async def test_a_failed_sync_resets_the_object_and_withholds_its_answer(
+    counter: Counter, durable_faults: FaultInjector
+) -> None:
+    await counter.increment()
+    durable_faults.fail("fdatasync", path="*.sqlite-wal", error=errno.EIO)
+    with pytest.raises(ObjectResetError, match="could not be made durable"):
+        await counter.increment()
+    assert await counter.value() in (1, 2)
+
+
+async def test_an_error_of_ones_own_is_raised_as_it_is(
+    counter: Counter, durable_faults: FaultInjector
+) -> None:
+    mine = OSError(errno.EROFS, "mine")
+    durable_faults.fail("open", error=mine)
+    with pytest.raises(DatabaseFileError) as caught:
+        await counter.increment()
+    assert caught.value.__cause__ is mine
+    assert await counter.increment() == 1
+
+
+async def test_operations_are_counted(counter: Counter, durable_faults: FaultInjector) -> None:
+    await counter.increment()
+    before = durable_faults.count("fdatasync", path="*/Counter-*")
+    for _ in range(5):
+        await counter.increment()
+    assert durable_faults.count("fdatasync", path="*/Counter-*") == before + 5
+    assert durable_faults.count("commit") == 6
+    assert durable_faults.announced[-1].operation == "fdatasync"
+
+
+async def test_one_sync_serves_many_events(
+    counter: Counter, durable_faults: FaultInjector
+) -> None:
+    await counter.increment()
+    before = durable_faults.count("fdatasync", path="*/Counter-*-wal")
+    async with anyio.create_task_group() as group:
+        for _ in range(50):
+            group.start_soon(counter.increment)
+    assert await counter.value() == 51
+    assert durable_faults.count("fdatasync", path="*/Counter-*-wal") <= before + 3
+
+
+async def test_a_full_disk_refuses_writes_until_there_is_room(
+    counter: Counter, durable_faults: FaultInjector
+) -> None:
+    await counter.increment()
+    fault = durable_faults.fill_disk(after_bytes=100_000)
+    with pytest.raises(ObjectResetError, match="No space left"):
+        for _ in range(100):
+            await counter.fill(20_000)
+    assert fault.happened >= 1
+    durable_faults.clear()
+    assert await counter.increment() == 2
+
+
+async def test_a_delay_changes_nothing_else(
+    counter: Counter, durable_faults: FaultInjector
+) -> None:
+    fault = durable_faults.delay("fdatasync", seconds=0, times=3)
+    assert await counter.increment() == 1
+    assert fault.happened >= 1
+
+
+async def test_a_held_sync_withholds_the_answer(
+    counter: Counter, durable_faults: FaultInjector
+) -> None:
+    await counter.increment()
+    with durable_faults.hold("fdatasync", path="*.sqlite-wal") as held:
+        async with anyio.create_task_group() as group:
+            answers: list[int] = []
+
+            async def call() -> None:
+                answers.append(await counter.increment())
+
+            group.start_soon(call)
+            await held.reached()
+            assert answers == []
+            with pytest.raises(AssertionError, match="not confirmed"):
+                durable_faults.assert_confirmed(counter)
+            held.release()
+        assert answers == [2]
+        durable_faults.assert_confirmed(counter)
+
+
+async def test_a_power_loss_keeps_what_was_answered(
+    durable_runtime: Runtime, counter: Counter, durable_faults: FaultInjector
+) -> None:
+    for value in range(1, 4):
+        assert await counter.increment() == value
+        await durable_faults.crash(durable_runtime)
+        assert await counter.value() == value
+
+
+async def test_a_power_loss_drops_what_was_not_synced(
+    durable_runtime: Runtime, counter: Counter, durable_faults: FaultInjector
+) -> None:
+    assert await counter.increment() == 1
+    durable_faults.lose_power("fdatasync", path="*/Counter-*.sqlite-wal")
+    with pytest.raises(ObjectResetError):
+        await counter.increment()
+    assert durable_faults.power_is_lost
+    await durable_faults.crash(durable_runtime)
+    assert await counter.value() == 1
+    assert await counter.increment() == 2
+
+
+@pytest.mark.parametrize("operation", ["open", "write", "fsync", "fdatasync", "commit"])
+async def test_a_power_loss_at_any_operation_keeps_what_was_answered(
+    durable_runtime: Runtime, counter: Counter, durable_faults: FaultInjector, operation: str
+) -> None:
+    answered = 0
+    for nth in (1, 2, 3):
+        durable_faults.lose_power(operation, nth=nth)  # type: ignore[arg-type]
+        for _ in range(nth + 1):
+            try:
+                answered = await counter.increment()
+            except (ObjectResetError, DatabaseFileError):
+                break
+        with contextlib.suppress(ObjectResetError):
+            await durable_runtime.evict_all()
+        await durable_faults.crash(durable_runtime)
+        assert answered <= await counter.value() <= answered + 1
+        answered = await counter.value()
+
+
+async def test_a_power_loss_after_eviction_and_reopening_keeps_everything(
+    durable_runtime: Runtime, counter: Counter, durable_faults: FaultInjector
+) -> None:
+    await counter.increment()
+    await durable_runtime.evict_all()
+    await counter.increment()
+    await durable_faults.crash(durable_runtime)
+    assert await counter.value() == 2
+
+
+async def test_events_under_way_are_reset_by_a_crash(
+    durable_runtime: Runtime, counter: Counter, durable_faults: FaultInjector
+) -> None:
+    await counter.increment()
+    outcomes: list[object] = []
+
+    async def call() -> None:
+        try:
+            outcomes.append(await counter.increment())
+        except ObjectResetError as exc:
+            outcomes.append(type(exc))
+
+    with durable_faults.hold("fdatasync", path="*.sqlite-wal") as held:
+        async with anyio.create_task_group() as group:
+            group.start_soon(call)
+            await held.reached()
+            durable_faults.lose_power()
+            held.release()
+            await durable_faults.crash(durable_runtime)
+    assert outcomes == [ObjectResetError]
+    assert await counter.value() == 1
+
+
+async def test_the_clock_and_alarms_go_on_after_a_crash(
+    durable_runtime: Runtime, durable_clock: ManualClock, durable_faults: FaultInjector
+) -> None:
+    reminder = durable_runtime.namespace(Reminder).get_by_name("r")
+    await reminder.remind(60)
+    await durable_faults.crash(durable_runtime)
+    await durable_clock.advance(61)
+    assert await reminder.rung()
+
+
+# -- the seeded bugs
+
+
+async def test_a_mail_sent_before_its_order_is_durable_is_found(
+    durable_clock: ManualClock,
+) -> None:
+    faults = FaultInjector()
+    shops: list[DurableObjectNamespace[Shop]] = []
+
+    def send(mail: str) -> None:
+        faults.assert_confirmed(shops[0].get_by_name("s"))
+
+    async with Runtime(faults=faults, clock=durable_clock, env=send) as runtime:
+        shops.append(runtime.namespace(Shop))
+        shop = shops[0].get_by_name("s")
+        await shop.order("tea")
+        with pytest.raises(AssertionError, match="before it was durable"):
+            await shop.order_early("coffee")
+
+
+async def test_an_answer_that_does_not_wait_for_its_write_is_found(
+    durable_runtime: Runtime, durable_faults: FaultInjector
+) -> None:
+    durable_runtime.env = print
+    shop = durable_runtime.namespace(Shop).get_by_name("s")
+    assert await durable_faults.assert_withheld(shop.order_confirmed("tea")) == "ordered tea"
+    with pytest.raises(AssertionError, match="released"):
+        await durable_faults.assert_withheld(shop.order_unconfirmed("tea"))
+
+
+async def test_a_reminder_kept_in_memory_is_found_lost(
+    durable_runtime: Runtime, durable_clock: ManualClock, durable_faults: FaultInjector
+) -> None:
+    reminders = durable_runtime.namespace(Reminder)
+    for method, rings in (("remind", True), ("remind_in_memory", False)):
+        reminder = reminders.get_by_name(method)
+        if method == "remind":
+            await reminder.remind(3600)
+        else:
+            await reminder.remind_in_memory(durable_clock, 3600)
+        await durable_faults.crash(durable_runtime)
+        await durable_clock.advance(2 * 3600)
+        assert await reminder.rung() is rings
+
+
+# -- how it is used wrongly
+
+
+async def test_wrong_arguments_are_refused(durable_faults: FaultInjector) -> None:
+    with pytest.raises(ArgumentValueError, match="unknown operation"):
+        durable_faults.fail("sync")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentValueError, match="count from 1"):
+        durable_faults.fail("commit", nth=0)
+    with pytest.raises(ArgumentValueError, match="hold"):
+        durable_faults.hold("commit")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentValueError, match="negative"):
+        durable_faults.fill_disk(-1)
+    with pytest.raises(ArgumentTypeError, match="assert_confirmed"):
+        durable_faults.assert_confirmed(object())
+
+
+async def test_without_durability_nothing_passes_for_confirmed(
+    durable_clock: ManualClock,
+) -> None:
+    faults = FaultInjector()
+    async with Runtime(durability="os", faults=faults, clock=durable_clock) as runtime:
+        counter = runtime.namespace(Counter).get_by_name("c")
+        with pytest.raises(AssertionError, match="durability"):
+            await faults.assert_withheld(counter.increment())
+        with pytest.raises(AssertionError, match="durability"):
+            faults.assert_confirmed(runtime)
+
+
+async def test_an_error_of_the_call_passes_through_assert_withheld(
+    durable_runtime: Runtime, durable_faults: FaultInjector
+) -> None:
+    counter = durable_runtime.namespace(Counter).get_by_name("c")
+    await counter.increment()
+    durable_faults.fail("commit")
+    with pytest.raises(ObjectResetError):
+        await durable_faults.assert_withheld(counter.increment())
