@@ -169,8 +169,8 @@ class Encoded:
     pages: int
     first_time: int
     last_time: int
-    times_size: int
-    payload: bytes
+    times: bytes
+    frames: bytes
     payload_hash: bytes
 
 
@@ -188,7 +188,6 @@ def encode(piece: Slice) -> Encoded:
         flags |= Flags.COMPRESSED
     times = _on_commits(piece, commits)
     packed_times = zlib.compress(b"".join(_TIME.pack(*time) for time in times), 1)
-    payload = packed_times + frames
     return Encoded(
         piece=piece,
         flags=flags,
@@ -197,9 +196,9 @@ def encode(piece: Slice) -> Encoded:
         pages=_word(piece.frames, commits[-1] * frame_size + 4) if commits else 0,
         first_time=times[0][1],
         last_time=times[-1][1],
-        times_size=len(packed_times),
-        payload=payload,
-        payload_hash=_hash(payload),
+        times=packed_times,
+        frames=frames,
+        payload_hash=_hash(packed_times, frames),
     )
 
 
@@ -230,8 +229,8 @@ def chain(
         salts=piece.salts,
         first_time=encoded.first_time,
         last_time=encoded.last_time,
-        times_size=encoded.times_size,
-        frames_size=len(encoded.payload) - encoded.times_size,
+        times_size=len(encoded.times),
+        frames_size=len(encoded.frames),
         payload_hash=encoded.payload_hash,
         previous_hash=previous,
     )
@@ -307,5 +306,8 @@ def _word(data: bytes, offset: int) -> int:
     return int.from_bytes(data[offset : offset + 4], "big")
 
 
-def _hash(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()
+def _hash(*parts: bytes) -> bytes:
+    hasher = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        hasher.update(part)
+    return hasher.digest()

@@ -54,14 +54,15 @@ class Files:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         return os.open(path, flags, FILE_MODE)
 
-    def write(self, descriptor: int, path: str, data: bytes | memoryview, offset: int) -> int:
-        """Write all of ``data`` at ``offset`` and return the offset behind it."""
+    def write(self, descriptor: int, path: str, offset: int, *parts: bytes) -> int:
+        """Write all of ``parts`` from ``offset`` on and return the offset behind them."""
         self.announce("write", path)
-        rest = memoryview(data)
-        while rest:
-            written = os.pwrite(descriptor, rest, offset)
-            rest = rest[written:]
-            offset += written
+        for part in parts:
+            rest = memoryview(part)
+            while rest:
+                written = os.pwrite(descriptor, rest, offset)
+                rest = rest[written:]
+                offset += written
         return offset
 
     def append(self, descriptor: int, path: str, data: bytes) -> None:
@@ -112,7 +113,7 @@ class Files:
         temporary = path + ".new"
         descriptor = self.scratch(temporary)
         try:
-            self.write(descriptor, temporary, data, 0)
+            self.write(descriptor, temporary, 0, data)
             self.sync(descriptor, temporary)
         finally:
             os.close(descriptor)

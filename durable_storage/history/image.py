@@ -63,7 +63,8 @@ class Image:
 
     def write_run(self, first_page: int, data: bytes) -> None:
         """Write consecutive pages."""
-        self._files.write(self._descriptor, self.path, data, (first_page - 1) * self.page_size)
+        offset = (first_page - 1) * self.page_size
+        self._files.write(self._descriptor, self.path, offset, data)
 
     def read_run(self, first_page: int, pages: int) -> bytes:
         """Return consecutive pages; zeros where none was written."""
@@ -118,7 +119,7 @@ class Image:
 
     def leave_wal_mode(self) -> None:
         """Mark the database as one with a rollback journal, which is a single file at rest."""
-        self._files.write(self._descriptor, self.path, b"\x01\x01", 18)
+        self._files.write(self._descriptor, self.path, 18, b"\x01\x01")
 
     def sync(self) -> None:
         """Make the file durable under its present name."""

@@ -251,7 +251,12 @@ class SegmentLog:
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         entry = Entry(block, self._path, self._offset)
         self._offset = self._files.write(
-            self._descriptor, self._path, block.pack() + encoded.payload, self._offset
+            self._descriptor,
+            self._path,
+            self._offset,
+            block.pack(),
+            encoded.times,
+            encoded.frames,
         )
         self.head = entry
         if self._entries is not None:

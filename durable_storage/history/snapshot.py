@@ -205,7 +205,7 @@ class Snapshots:
         def write(data: bytes) -> None:
             nonlocal offset
             hasher.update(data)
-            offset = self._files.write(descriptor, path, data, offset)
+            offset = self._files.write(descriptor, path, offset, data)
 
         write(header + _CRC.pack(zlib.crc32(header)))
         step = max(1, CHUNK_SIZE // image.page_size)
@@ -214,7 +214,7 @@ class Snapshots:
             data = zlib.compress(image.read_run(first_page, pages), 1)
             write(_CHUNK.pack(first_page, pages, len(data)) + data)
         write(_CHUNK.pack(0, 0, 0))
-        self._files.write(descriptor, path, hasher.digest(), offset)
+        self._files.write(descriptor, path, offset, hasher.digest())
 
     def remove(self, snapshots: list[Snapshot]) -> None:
         """Remove snapshots; after a loss of power they may be back, which does no harm."""

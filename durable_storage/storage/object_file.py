@@ -96,10 +96,9 @@ class ObjectFile:
         Nobody else may use the database meanwhile. False if it could not be folded now.
         """
         with self._lock:
-            if self.log is not None:
-                self.database.confirm()
-                self.log.confirmed(self._clock.time_ms())
-                self.log.archive()
+            # What is not in the log (a full disk) must stay in the WAL.
+            if self.log is not None and not self.log.archive():
+                return False
             folded = self.database.checkpoint()
             if folded and self.log is not None:
                 # The new WAL begins with a commit that a bookmark may name.
