@@ -14,6 +14,7 @@ from __future__ import annotations
 import gc
 import inspect
 import itertools
+import os
 import shutil
 import statistics
 import tempfile
@@ -111,9 +112,10 @@ class Bench:
         return row
 
     @contextmanager
-    def workspace(self) -> Iterator[Path]:
-        """An empty folder, removed afterwards."""
-        path = Path(tempfile.mkdtemp(dir=self.folder))
+    def workspace(self, *, in_memory: bool = False) -> Iterator[Path]:
+        """An empty folder, removed afterwards; ``in_memory``: where no disk is, if possible."""
+        shared = "/dev/shm" if in_memory and os.path.isdir("/dev/shm") else self.folder
+        path = Path(tempfile.mkdtemp(prefix="durable-bench-", dir=shared))
         try:
             yield path
         finally:
@@ -207,7 +209,9 @@ class Bench:
             low, value, high = _quartiles(times)
             ratios: tuple[float | None, float | None, float | None] = (None, None, None)
             if reference is not None and each.name != base:
-                ratios = _quartiles([a / max(b, 1e-12) for a, b in zip(times, reference, strict=True)])
+                ratios = _quartiles(
+                    [a / max(b, 1e-12) for a, b in zip(times, reference, strict=True)]
+                )
             rows[each.name] = self.record(
                 case,
                 each.name,

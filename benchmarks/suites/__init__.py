@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 
 from ..harness import Bench
-from .durable import durable, new_objects
-from .kv import async_kv, kv, listing
-from .sql import sql, transactions
-from .stubs import stubs
+from . import durable, growth, hold, kv, memory, sql, stubs
 
 SUITES: Mapping[str, Callable[[Bench], Awaitable[None]]] = {
-    "kv": kv,
-    "async-kv": async_kv,
-    "list": listing,
-    "sql": sql,
-    "transactions": transactions,
-    "stubs": stubs,
-    "durable": durable,
-    "new-objects": new_objects,
+    "kv": kv.kv,
+    "async-kv": kv.async_kv,
+    "list": kv.listing,
+    "sql": sql.sql,
+    "transactions": sql.transactions,
+    "stubs": stubs.stubs,
+    "durable": durable.durable,
+    "new-objects": durable.new_objects,
+    "history": durable.history,
+    "memory": memory.memory,
+    "capacity": memory.capacity,
+    "growth": growth.growth,
+    "hold": hold.hold,
 }

@@ -245,3 +245,45 @@ async def raw_cold_open(folder: Path) -> AsyncIterator[Run]:
             connection.close()
 
     yield run
+
+
+# -- history ------------------------------------------------------------------------------
+
+
+class Store(DurableObject):
+    async def put(self, number: int) -> None:
+        self.ctx.storage.put(f"key-{number % 100}", {"number": number, "text": "x" * 200})
+
+
+def our_store(clients: int, *, history: bool) -> Any:
+    @asynccontextmanager
+    async def contender(folder: Path) -> AsyncIterator[Run]:
+        async with Runtime(folder / "runtime", history=History(enabled=history)) as runtime:
+            stub = runtime.namespace(Store).get_by_name("store")
+
+            async def client(start: int, count: int) -> None:
+                for number in range(start, start + count):
+                    await stub.put(number)
+
+            async def run(count: int, salt: int) -> None:
+                calls = [client(salt * count + n, count // clients) for n in range(clients)]
+                await asyncio.gather(*calls)
+
+            yield run
+
+    return contender
+
+
+async def history(bench: Bench) -> None:
+    """What the commit log costs: history on, relative to history off."""
+    for clients, count in ((1, 50), (64, 1280)):
+        await bench.compare(
+            f"durable puts, {clients} clients",
+            {
+                OURS: our_store(clients, history=False),
+                WITH_HISTORY: our_store(clients, history=True),
+            },
+            base=OURS,
+            clock="wall",
+            count=count,
+        )

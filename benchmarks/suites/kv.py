@@ -146,7 +146,7 @@ def open_dict(folder: Path) -> Any:
 
 
 def open_shelve(folder: Path) -> Any:
-    store = shelve.open(str(folder / "shelf"))
+    store = shelve.open(str(folder / "shelf"))  # noqa: SIM115 - whoever asked closes it
     return store, store.sync, store.close
 
 
@@ -419,9 +419,7 @@ def raw_list(make: Make, *, to_dict: bool) -> Any:
         with closing(connect(folder / "raw.db")) as connection:
             pack, unpack = msgpack.packb, msgpack.unpackb
             connection.execute("BEGIN")
-            connection.executemany(
-                UPSERT, ((f"key-{n:05}", pack(make(n))) for n in range(LISTED))
-            )
+            connection.executemany(UPSERT, ((f"key-{n:05}", pack(make(n))) for n in range(LISTED)))
             connection.execute("COMMIT")
 
             def run(count: int, salt: int) -> None:

@@ -21,7 +21,9 @@ INSERT = "INSERT INTO t(name, email, score, created, body) VALUES(?, ?, ?, ?, ?)
 POINT = "SELECT id, name, email, score, created, body FROM t WHERE id=?"
 UPDATE = "UPDATE t SET score=?, body=? WHERE id=?"
 SCAN = "SELECT id, name, email, score, created, body FROM t"
-BODY = "Some text of the length that a comment, an address or a description has in applications. " * 2
+BODY = (
+    "Some text of the length that a comment, an address or a description has in applications. " * 2
+)
 POINT_ROWS = 1000
 SCAN_ROWS = 100_000
 BATCH = 100
@@ -278,17 +280,21 @@ def our_transactions(kind: str) -> Any:
             await ctx.run_event(storage.sql.exec, INSERT, *_row(1))
 
             async def explicit(count: int, salt: int) -> None:
-                async def callback() -> None:
-                    storage.sql.exec(UPDATE, salt + number, "text", 1)
+                numbers = iter(range(count))
 
-                for number in range(count):
+                async def callback() -> None:
+                    storage.sql.exec(UPDATE, salt + next(numbers), "text", 1)
+
+                for _ in range(count):
                     await storage.transaction(callback)
 
             def nested(count: int, salt: int) -> None:
-                def callback() -> None:
-                    storage.sql.exec(UPDATE, salt + number, "text", 1)
+                numbers = iter(range(count))
 
-                for number in range(count):
+                def callback() -> None:
+                    storage.sql.exec(UPDATE, salt + next(numbers), "text", 1)
+
+                for _ in range(count):
                     storage.transaction_sync(callback)
 
             async def events(count: int, salt: int) -> None:
