@@ -38,11 +38,10 @@ class Frame:
     """
 
     # The rest has its defaults in the class: most events end in their first step and set none.
-    __slots__ = ("__dict__", "_scope", "life", "up")
+    __slots__ = ("__dict__", "base", "life", "sections", "up")
 
     delegated = 0
     inner: Scope | None = None
-    sections: list[CriticalSection[Any]] | None = None
     waiting_for: Life | None = None
     kills = 0
     kill_scope: Any = None
@@ -51,19 +50,20 @@ class Frame:
 
     def __init__(self, life: Life, scope: Scope, up: Frame | None) -> None:
         self.life = life
-        self._scope = scope
+        self.base = scope
         self.up = up
+        self.sections: list[CriticalSection[Any]] | None = None
 
     @property
     def scope(self) -> Scope:
-        scope = self._scope
+        scope = self.base
         if scope.finished:
-            scope = self._scope = scope.live()
+            scope = self.base = scope.live()
         return scope
 
     @scope.setter
     def scope(self, scope: Scope) -> None:
-        self._scope = scope
+        self.base = scope
 
     @property
     def place(self) -> Scope:

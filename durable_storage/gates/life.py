@@ -360,19 +360,6 @@ class Life:
             if self.loop.on_idle:
                 self.tell_idle()
 
-    def settled(self, frame: Frame) -> bool:
-        """Whether ``frame``'s event, which has ended, leaves nothing to do and its answer may go."""
-        root = self.root
-        gate = self.gate
-        return not (
-            self.pending
-            or gate.confirmed < gate.withheld
-            or root.waiters
-            or root.critical_waiters
-            or frame.sections
-            or self.broken is not None
-        )
-
     async def finish(self, frame: Frame) -> None:
         """End an event that returned; return once its answer may leave.
 

@@ -19,7 +19,6 @@ from ..errors import (
     ConcurrencyError,
     DurableStorageError,
     ObjectResetError,
-    OverloadedError,
 )
 from ..gates.deadlines import Deadlines
 from ..gates.life import Life
@@ -293,9 +292,11 @@ class Runtime:
         self._deadlines.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
-        self.registry.close()
         assert self._directory is not None
-        self._directory.release()
+        try:
+            self.registry.close()
+        finally:
+            self._directory.release()
         if failures:
             raise failures[0]
 
@@ -621,6 +622,8 @@ class Runtime:
     ) -> Callable[[], Coroutine[Any, Any, None]]:
         """Take an object out of use now; the result closes it."""
         resident = self._residents[number].pop(digits)
+        # Stubs remember the resident, and call it directly while it has a life.
+        resident.life = None
         key = (number, digits)
         done = self._changing[key] = self._loop.signal()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, Final, cast, final
+from typing import Any, cast, final
 
 from .refusal import (
     DEPTH_PROMISED,
@@ -38,7 +38,10 @@ class JsonSerializer:
     module ``json`` would quietly write something else: tuples, other keys, ``nan``, subclasses.
     """
 
-    name: Final = "json"
+    @property
+    def name(self) -> str:
+        """The name recorded in each object."""
+        return "json"
 
     def __init__(self) -> None:
         self._encode = json.JSONEncoder(

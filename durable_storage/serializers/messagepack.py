@@ -23,7 +23,7 @@ import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from typing import Any, Final, TypeVar, cast, final
+from typing import Any, TypeVar, cast, final
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -211,7 +211,10 @@ class MsgpackSerializer:
         {('a', 1): Point(x=1, y=2)}
     """
 
-    name: Final = "msgpack"
+    @property
+    def name(self) -> str:
+        """The name recorded in each object."""
+        return "msgpack"
 
     def __init__(self) -> None:
         self._encoders = dict(_ENCODERS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any, Final, final
+from typing import Any, final
 
 from ..errors import DataCloneError
 from .refusal import unreadable
@@ -24,7 +24,10 @@ class PickleSerializer:
         neither problem.
     """
 
-    name: Final = "pickle"
+    @property
+    def name(self) -> str:
+        """The name recorded in each object."""
+        return "pickle"
 
     def __repr__(self) -> str:
         return "PickleSerializer()"

@@ -105,8 +105,9 @@ class KvBuffer:
         begin: Callable[[], None],
     ) -> None:
         self._database = database
+        self._read = database.kv_get
         self._dumps = serializer.dumps
-        self._loads = serializer.loads
+        self.loads = serializer.loads
         self._limit = limits.value_size_max_bytes
         self._begin = begin
         self._fresh: dict[str, Any] = {}
@@ -165,39 +166,40 @@ class KvBuffer:
             )
         return stored, cached, size
 
-    def _decode(self, stored: Stored) -> Any:
-        return self._loads(stored) if type(stored) is bytes else stored
-
     # -- reading --------------------------------------------------------------------------
 
     def get(self, key: str, default: Any, *, no_cache: bool = False) -> Any:
         """The value of ``key``, a private copy, or ``default``."""
         entry = self._fresh.get(key, MISS)
-        if entry is MISS:
+        if entry is MISS and self._aged:
             entry = self._aged.get(key, MISS)
             if entry is not MISS and not no_cache:
                 self._remember(key, entry, ENTRY_OVERHEAD_BYTES)
-        if entry is MISS:
-            stored = self.dirty.get(key, MISSING) if self.dirty else MISSING
-            if stored is MISSING:
+        if entry is not MISS:
+            if type(entry) is Encoded:
+                return default if entry is ABSENT else self.loads(entry.data)
+            return entry
+        stored = self.dirty.get(key, MISSING) if self.dirty else MISSING
+        if stored is MISSING:
+            if not key.isascii():
                 _utf8_size(key, "the key")
-                stored = self._database.kv_get(key)
-            if stored is MISSING:
-                if not no_cache:
-                    self._remember(key, ABSENT, len(key) + ENTRY_OVERHEAD_BYTES)
-                return default
-            value = self._decode(stored)  # type: ignore[arg-type]
-            if not no_cache:
-                if type(value) in IMMUTABLE:
-                    self._remember(key, value, len(key) + _size_of(stored) + ENTRY_OVERHEAD_BYTES)
-                elif type(stored) is bytes:
-                    self._remember(
-                        key, Encoded(stored), len(key) + len(stored) + ENTRY_OVERHEAD_BYTES
-                    )
-            return value
-        if type(entry) is Encoded:
-            return default if entry is ABSENT else self._loads(entry.data)
-        return entry
+            stored = self._read(key)
+        size = len(key) + ENTRY_OVERHEAD_BYTES
+        value: Any
+        if stored is MISSING:
+            value, entry = default, ABSENT
+        elif type(stored) is bytes:
+            value = entry = self.loads(stored)
+            size += len(stored)
+            if type(value) not in IMMUTABLE:
+                entry = Encoded(stored)
+        else:
+            value = entry = stored
+            if type(stored) is str:
+                size += len(stored)
+        if not no_cache:
+            self._remember(key, entry, size)
+        return value
 
     def get_many(self, keys: Iterable[str], *, no_cache: bool = False) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -240,7 +242,7 @@ class KvBuffer:
         reverse: bool,
         limit: int | None,
     ) -> Iterator[tuple[str, Any]]:
-        loads = self._loads
+        loads = self.loads
         self.flush()
         writes = self._writes
         rows = rows_between(None, None, limit)
@@ -348,12 +350,16 @@ class KvBuffer:
     # -- the cache ------------------------------------------------------------------------
 
     def _remember(self, key: str, entry: Any, size: int) -> None:
-        self._fresh[key] = entry
+        fresh = self._fresh
+        old = fresh.get(key, MISS)
+        fresh[key] = entry
+        if old is not MISS:
+            size -= _size_of(old) + len(key) + ENTRY_OVERHEAD_BYTES
         self._fresh_bytes += size
         if self._fresh_bytes > self._half_bytes:
             # Two generations stand in for a list in order of use: a hit in the newer one then
             # costs nothing, and whatever was not used for a whole generation is dropped.
-            self._aged = self._fresh
+            self._aged = fresh
             self._fresh = {}
             self._fresh_bytes = 0
             if not self._held:
@@ -364,9 +370,11 @@ class KvBuffer:
         self._aged.pop(key, None)
 
 
+def _size_of(entry: Any) -> int:
+    if type(entry) is Encoded:
+        return len(entry.data)
+    return len(entry) if type(entry) in (str, bytes) else 8
+
+
 def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
-
-
-def _size_of(stored: Stored | object) -> int:
-    return len(stored) if isinstance(stored, (str, bytes)) else 8

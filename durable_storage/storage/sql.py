@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar, final, overload
 
 from ..database.cursor import SqlStorageCursor
@@ -20,7 +21,7 @@ Row = TypeVar("Row")
 class SqlStorage:
     """SQL on the object's own database. See Cloudflare's "SQL API"."""
 
-    __slots__ = ("_database", "_exec", "_life", "_session")
+    __slots__ = ("_before_write", "_database", "_exec", "_life", "_loop", "_session")
 
     def __init__(self, session: Session) -> None:
         self._bind(session)
@@ -29,7 +30,9 @@ class SqlStorage:
         self._session = session
         self._database = session.database
         self._exec = session.database.exec
+        self._before_write = session.before_sql_write
         self._life = session.life
+        self._loop = session.life.loop
 
     @overload
     def exec(self, query: str, *bindings: object) -> SqlStorageCursor[dict[str, Any]]: ...
@@ -59,22 +62,39 @@ class SqlStorage:
             ConcurrencyError: called where another event's isolation would be broken.
         """
         life = self._life
+        loop = self._loop
+        frame = loop.current
+        if (
+            frame is None
+            or frame.life is not life
+            or life.broken is not None
+            or get_ident() != loop.thread_id
+        ):
+            return self._exec_undriven(query, bindings, row_type)
         session = self._session
-        frame = life.loop.current
-        driven = frame is not None and frame.life is life and life.broken is None
-        if not driven:
-            driven = life.admit("sql.exec()")
-            if self._session is not session:
-                return self.exec(query, *bindings, row_type=row_type)
-        before = session.open
         try:
-            return self._exec(query, bindings, row_type, session.before_sql_write)
+            return self._exec(query, bindings, row_type, self._before_write)
         except SqlError:
             session.check_transaction()
             raise
         finally:
-            if session.open and not (before and life.pending):
-                life.wrote(driven)
+            if session.open:
+                life.pending = True
+
+    def _exec_undriven(
+        self, query: str, bindings: tuple[object, ...], row_type: Callable[..., Any] | None
+    ) -> SqlStorageCursor[Any]:
+        """As `exec`, called by code that the gates do not drive: a child task, or nobody's."""
+        driven = self._life.admit("sql.exec()")
+        session = self._session
+        try:
+            return self._exec(query, bindings, row_type, self._before_write)
+        except SqlError:
+            session.check_transaction()
+            raise
+        finally:
+            if session.open:
+                session.life.wrote(driven)
 
     @property
     def database_size(self) -> int:

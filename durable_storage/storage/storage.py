@@ -110,6 +110,8 @@ class DurableObjectStorage:
             entry = session.kv.hot.get(key, MISS)
             if type(entry) is not Encoded:
                 return Ready(entry)
+            if entry.data:
+                return Ready(session.kv.loads(entry.data))
         if isinstance(key, str):
             name = check_key(key, "get()")
             return self._eager(

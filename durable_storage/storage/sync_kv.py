@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar, final, overload
 
 from .kv_buffer import MISS, Encoded, check_key
@@ -20,7 +21,7 @@ T = TypeVar("T")
 class SyncKvStorage:
     """The object's KV store, synchronously. See Cloudflare's "Synchronous KV API"."""
 
-    __slots__ = ("_buffer", "_life", "_session")
+    __slots__ = ("_buffer", "_life", "_loop", "_session")
 
     def __init__(self, session: Session) -> None:
         self._bind(session)
@@ -29,6 +30,7 @@ class SyncKvStorage:
         self._session = session
         self._buffer = session.kv
         self._life = session.life
+        self._loop = session.life.loop
 
     @overload
     def get(self, key: str) -> Any: ...
@@ -36,12 +38,19 @@ class SyncKvStorage:
     def get(self, key: str, default: T) -> T: ...
     def get(self, key: str, default: Any = None) -> Any:
         """The value of ``key``, a private copy, or ``default`` when there is none."""
-        entry = self._buffer.hot.get(key, MISS)
+        buffer = self._buffer
+        entry = buffer.hot.get(key, MISS)
         if type(entry) is not Encoded:
             return entry
-        check_key(key, "kv.get()")
-        self._life.admit("kv.get()")
-        return self._buffer.get(key, default)
+        if entry.data:
+            return buffer.loads(entry.data)
+        if type(key) is not str:
+            key = check_key(key, "kv.get()")
+        life = self._life
+        frame = self._loop.current
+        if frame is None or frame.life is not life or life.broken is not None:
+            life.admit("kv.get()")
+        return buffer.get(key, default)
 
     def put(self, key: str, value: object) -> None:
         """Store ``value`` under ``key``.
@@ -50,12 +59,23 @@ class SyncKvStorage:
             DataCloneError: the value cannot be stored; nothing changed.
             LimitExceededError: key and value are larger than the limit.
         """
-        key = check_key(key, "kv.put()")
-        stored, cached, size = self._buffer.encode(key, value)
-        driven = self._life.admit("kv.put()")
-        self._buffer.put(key, stored, cached, size)
+        if type(key) is not str:
+            key = check_key(key, "kv.put()")
+        buffer = self._buffer
+        stored, cached, size = buffer.encode(key, value)
+        life = self._life
+        loop = self._loop
+        frame = loop.current
+        if (
+            frame is None
+            or frame.life is not life
+            or life.broken is not None
+            or get_ident() != loop.thread_id
+        ):
+            life.wrote(life.admit("kv.put()"))
+        buffer.put(key, stored, cached, size)
         self._session.withhold = True
-        self._life.wrote(driven)
+        life.pending = True
 
     def delete(self, key: str) -> bool:
         """Delete ``key``; whether it was there."""

@@ -11,7 +11,7 @@ from ...limits import Limits
 from ..kv_buffer import check_key
 from ..ranges import check_range
 from .layer import Known, Range, Unknown
-from .reading import Queued
+from .reading import Locked, Queued
 from .session import LegacySession, View
 
 __all__ = ["VALUE_MISSING", "delete", "eager", "get", "list_", "put"]
@@ -36,6 +36,35 @@ def eager(session: LegacySession, operation: str, function: Callable[[bool], Eag
     if scope.open:
         return function(False)
     return Queued(life.later(scope, function))
+
+
+def _eager_read(
+    session: LegacySession,
+    operation: str,
+    read: Callable[[bool], Eager[T]],
+    known: Callable[[], bool],
+    *,
+    locked: bool,
+) -> Eager[T]:
+    """Run a read now, or when it is awaited and the input gate is closed for others.
+
+    Args:
+        session: the storage it works on.
+        operation: what messages call it.
+        read: does it; told whether awaiting it must close the gate.
+        known: whether it need not wait for the store.
+        locked: whether the gate must be closed from the read to the code that goes on with it.
+    """
+    life = session.life
+    scope = life.admission(operation)
+    if not locked or scope is None:
+        return eager(session, operation, lambda _: read(locked))
+    # A child task. Between its call and its wait, and between its turn and its resumption, others
+    # may run.
+    if scope.open and known():
+        return read(False)
+    in_section = Locked(life, lambda: read(False))
+    return in_section if scope.open else Queued(life.later(scope, lambda _: in_section))
 
 
 def get(
@@ -64,7 +93,7 @@ def get(
             values = [(name, found.get(name)) for name in names]
             return {name: loads(value) for name, value in values if value is not None}
 
-    def run(_: bool) -> Eager[Any]:
+    def read(locked: bool) -> Eager[Any]:
         states = {name: view.find(name, touch=not no_cache) for name in names}
         known = {name: each for name, each in states.items() if not isinstance(each, Unknown)}
         if len(known) == len(states):
@@ -72,11 +101,14 @@ def get(
         return session.read(
             [name for name in states if name not in known],
             lambda found: give({**known, **found}),
-            locked=not allow_concurrency,
+            locked=locked,
             cache=not no_cache,
         )
 
-    return eager(session, "get()", run)
+    def known() -> bool:
+        return not any(isinstance(view.find(name, touch=False), Unknown) for name in names)
+
+    return _eager_read(session, "get()", read, known, locked=not allow_concurrency)
 
 
 def list_(
@@ -102,7 +134,7 @@ def list_(
     def give(stored: list[tuple[str, bytes]], newer: Mapping[str, Known]) -> dict[str, Any]:
         return {key: loads(value) for key, value in wanted.merged(stored, newer).items()}
 
-    def run(_: bool) -> Eager[dict[str, Any]]:
+    def read(locked: bool) -> Eager[dict[str, Any]]:
         newer = view.within(wanted)
         if view.cleared:
             return Ready(give([], newer))
@@ -112,9 +144,9 @@ def list_(
         async def work() -> dict[str, Any]:
             return give(await session.store.read_range(wanted, count), newer)
 
-        return session.wait(work, locked=not allow_concurrency)
+        return session.wait(work, locked=locked)
 
-    return eager(session, "list()", run)
+    return _eager_read(session, "list()", read, lambda: view.cleared, locked=not allow_concurrency)
 
 
 def put(

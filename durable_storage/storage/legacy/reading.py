@@ -11,7 +11,7 @@ from ...gates.life import Life
 from ...gates.loop import Signal
 from ...gates.ready import Eager, Later
 
-__all__ = ["Queued", "Reading"]
+__all__ = ["Locked", "Queued", "Reading"]
 
 T = TypeVar("T")
 
@@ -78,6 +78,29 @@ class Reading(Generic[T]):
         await self.ended.wait()
         if self._life.broken is not None:
             raise ObjectDead(str(self._life.broken))
+
+
+@final
+class Locked(Generic[T]):
+    """A read that a child task has asked for: it is done in a critical section once it is awaited.
+
+    Other steps may run between the call and the wait, so what the call could have read is stale.
+
+    Args:
+        read: does it, inside the section; its result need not lock anything again.
+    """
+
+    __slots__ = ("_life", "_read")
+
+    def __init__(self, life: Life, read: Callable[[], Eager[T]]) -> None:
+        self._life = life
+        self._read = read
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        async def body() -> T:
+            return await self._read()
+
+        return CriticalSection(self._life, body, resets=False, limited=False).__await__()
 
 
 @final
