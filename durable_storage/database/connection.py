@@ -105,6 +105,8 @@ class Database:
     ) -> None:
         self.path: Final = os.fspath(path)
         self.commits = 0
+        self.committed_nothing = False
+        self._changes = 0
         self.transaction_lost = False
         self._limits = limits or Limits()
         self._faults = faults
@@ -170,6 +172,7 @@ class Database:
             self._sync_normally()
         self._control(_BEGIN)
         self._begun = True
+        self._changes = self._connection.total_changes
         self._schema_changed = False
 
     def commit(self) -> None:
@@ -180,9 +183,14 @@ class Database:
         """
         if self._faults is not None:
             self._faults.before("commit", self.path)
+        # Statements that define tables count as no change; then the log tells. A transaction that
+        # wrote no frame ("CREATE TABLE IF NOT EXISTS" of a table that exists) confirms nothing.
+        unchanged = self._connection.total_changes == self._changes
+        size_bytes = self._wal.size_bytes if unchanged else 0
         self._control(_COMMIT)
         self._begun = False
         self.commits += 1
+        self.committed_nothing = unchanged and self._wal.size_bytes == size_bytes
         if self._pragmas_due:
             self._pragmas_due = False
             with self._sql:

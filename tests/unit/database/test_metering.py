@@ -159,7 +159,7 @@ def test_a_statement_of_hundreds_of_rows_is_counted_at_once(rig: Rig) -> None:
 
 
 def test_left_joins_and_groups_are_counted(numbers: Rig) -> None:
-    numbers.exec("CREATE TABLE b(id INTEGER PRIMARY KEY, t); CREATE INDEX b_t ON b(t)")
+    numbers.exec("CREATE TABLE b(id INTEGER PRIMARY KEY, t INTEGER); CREATE INDEX b_t ON b(t)")
     numbers.exec("INSERT INTO b SELECT id, id % 5 FROM t")
     joined = numbers.exec("SELECT t.id, b.id FROM t LEFT JOIN b ON b.t = t.id WHERE t.id <= 4")
     assert len(joined.to_array()) == 16
