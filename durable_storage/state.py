@@ -286,7 +286,7 @@ def new_state(
     assert host.session is not None
     now_ms = settings.clock.time_ms
     if isinstance(host, LegacyHost):
-        legacy = LegacyStorage(host.session, settings.limits, now_ms, alarm_handler=alarm_handler)
+        legacy = LegacyStorage(host.session, now_ms, alarm_handler=alarm_handler)
         # The same surface; what it lacks raises. Only the namespace's backend tells them apart.
         storage = cast("DurableObjectStorage", legacy)
     else:

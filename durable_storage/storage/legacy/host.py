@@ -81,7 +81,7 @@ class LegacyHost:
                 settings.clock.monotonic,
             ),
             on_broken=self._broken,
-            on_confirmed=lambda: session.alarm.confirmed(life.gate.confirmed),
+            on_confirmed=self._confirmed,
         )
         self.life, self.session = life, session
         if store.busy:
@@ -131,6 +131,11 @@ class LegacyHost:
         self.life = self.session = None
         if self._on_broken is not None:
             self._on_broken(life)
+
+    def _confirmed(self) -> None:
+        # Of an earlier life: its alarm may have been replaced since.
+        if self.session is not None and self.life is not None:
+            self.session.alarm.confirmed(self.life.gate.confirmed)
 
     async def close(self) -> None:
         """Confirm everything, end the present life and close the store.

@@ -11,7 +11,7 @@ from ...limits import Limits
 from ..kv_buffer import check_key
 from ..ranges import check_range
 from .layer import Known, Range, Unknown
-from .reading import Locked, Queued
+from .reading import Postponed, Queued
 from .session import LegacySession, View
 
 __all__ = ["VALUE_MISSING", "delete", "eager", "get", "list_", "put"]
@@ -63,14 +63,13 @@ def _eager_read(
     # may run.
     if scope.open and known():
         return read(False)
-    in_section = Locked(life, lambda: read(False))
+    in_section = Postponed(life, lambda: read(False), locked=True)
     return in_section if scope.open else Queued(life.later(scope, lambda _: in_section))
 
 
 def get(
     session: LegacySession,
     view: View,
-    limits: Limits,
     key: object,
     default: Any,
     *,
@@ -79,6 +78,7 @@ def get(
 ) -> Eager[Any]:
     """See ``DurableObjectStorage.get``."""
     loads = session.serializer.loads
+    limits = session.limits
     if isinstance(key, str):
         names = [_key(key, "get()", limits)]
 
@@ -152,7 +152,6 @@ def list_(
 def put(
     session: LegacySession,
     view: View,
-    limits: Limits,
     key: object,
     value: object,
     *,
@@ -161,6 +160,7 @@ def put(
     no_cache: bool,
 ) -> Eager[None]:
     """See ``DurableObjectStorage.put``."""
+    limits = session.limits
     pairs: list[tuple[str, bytes]] = []
     for name, each in _pairs(key, value, limits):
         encoded = session.serializer.dumps(each)
@@ -179,7 +179,8 @@ def put(
             view.wrote(driven, withhold=not allow_unconfirmed)
         if view is not session or session.unflushed_bytes <= session.unflushed_max_bytes:
             return READY
-        return session.wait(
+        return Postponed(
+            session.life,
             lambda: session.store.wait_room(session.unflushed_max_bytes),
             locked=not allow_concurrency,
         )
@@ -190,7 +191,6 @@ def put(
 def delete(
     session: LegacySession,
     view: View,
-    limits: Limits,
     key: object,
     *,
     allow_concurrency: bool,
@@ -198,6 +198,7 @@ def delete(
     no_cache: bool,
 ) -> Eager[Any]:
     """See ``DurableObjectStorage.delete``."""
+    limits = session.limits
     one = isinstance(key, str)
     names = [_key(key, "delete()", limits)] if one else _keys(key, "delete()", limits)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar, cast, final
 
 from ...errors import ObjectDead
@@ -11,7 +11,7 @@ from ...gates.life import Life
 from ...gates.loop import Signal
 from ...gates.ready import Eager, Later
 
-__all__ = ["Locked", "Queued", "Reading"]
+__all__ = ["Postponed", "Queued", "Reading"]
 
 T = TypeVar("T")
 
@@ -81,26 +81,36 @@ class Reading(Generic[T]):
 
 
 @final
-class Locked(Generic[T]):
-    """A read that a child task has asked for: it is done in a critical section once it is awaited.
+class Postponed(Generic[T]):
+    """Something that is done only if it is awaited, and then each time.
 
-    Other steps may run between the call and the wait, so what the call could have read is stale.
+    A read of a child task is: between its call and its wait other steps may run, so what the call
+    could have read is stale.
 
     Args:
-        read: does it, inside the section; its result need not lock anything again.
+        life: the life in which it is done.
+        start: begins it, and gives what to await.
+        locked: it is done in a critical section, so that what follows from it comes at once.
     """
 
-    __slots__ = ("_life", "_read")
+    __slots__ = ("_life", "_locked", "_start")
 
-    def __init__(self, life: Life, read: Callable[[], Eager[T]]) -> None:
+    def __init__(self, life: Life, start: Callable[[], Awaitable[T]], *, locked: bool) -> None:
         self._life = life
-        self._read = read
+        self._start = start
+        self._locked = locked
 
     def __await__(self) -> Generator[Any, Any, T]:
-        async def body() -> T:
-            return await self._read()
+        if self._locked:
+            section = CriticalSection(self._life, self._body, resets=False, limited=False)
+            return section.__await__()
+        return self._body().__await__()
 
-        return CriticalSection(self._life, body, resets=False, limited=False).__await__()
+    async def _body(self) -> T:
+        result = await self._start()
+        if self._life.broken is not None:
+            raise ObjectDead(str(self._life.broken))
+        return result
 
 
 @final

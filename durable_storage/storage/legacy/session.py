@@ -65,6 +65,7 @@ class LegacySession:
         "_writes",
         "alarm",
         "life",
+        "limits",
         "serializer",
         "store",
         "transactions",
@@ -83,6 +84,7 @@ class LegacySession:
     ) -> None:
         self.store = store
         self.serializer = serializer
+        self.limits = limits
         self.withhold = False
         self.transactions: list[LegacyTransaction] = []
         self.unflushed_max_bytes = limits.cache_size_max_bytes // 4

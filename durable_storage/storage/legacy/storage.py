@@ -8,7 +8,6 @@ from typing import Any, NoReturn, TypeVar, cast, final, overload
 
 from ...errors import ArgumentTypeError, TransactionError
 from ...gates.ready import READY, Eager, Ready
-from ...limits import Limits
 from ..alarm_slot import alarm_time, from_ms
 from ..transaction import DurableObjectTransaction, TransactionContext, transaction_section
 from . import operations
@@ -34,12 +33,11 @@ class LegacyStorage:
     ``sql``, ``kv``, ``transaction_sync`` and the bookmarks are there and raise `TransactionError`.
     """
 
-    __slots__ = ("_alarm_handler", "_now_ms", "_session", "kv", "limits", "sql")
+    __slots__ = ("_alarm_handler", "_now_ms", "_session", "kv", "sql")
 
     def __init__(
         self,
         session: LegacySession,
-        limits: Limits,
         now_ms: Callable[[], int],
         *,
         alarm_handler: bool,
@@ -47,7 +45,6 @@ class LegacyStorage:
         self._session = session
         self._now_ms = now_ms
         self._alarm_handler = alarm_handler
-        self.limits = limits
         self.sql = UnavailableSql()
         self.kv = UnavailableSyncKv()
 
@@ -87,7 +84,6 @@ class LegacyStorage:
         return operations.get(
             self._session,
             self._session,
-            self.limits,
             key,
             default,
             allow_concurrency=allow_concurrency,
@@ -171,7 +167,6 @@ class LegacyStorage:
         return operations.put(
             self._session,
             self._session,
-            self.limits,
             key,
             value,
             allow_concurrency=allow_concurrency,
@@ -212,7 +207,6 @@ class LegacyStorage:
         return operations.delete(
             self._session,
             self._session,
-            self.limits,
             key,
             allow_concurrency=allow_concurrency,
             allow_unconfirmed=allow_unconfirmed,
@@ -276,7 +270,7 @@ class LegacyStorage:
         session = self._session
 
         def begin() -> DurableObjectTransaction:
-            return cast("DurableObjectTransaction", LegacyTransaction(self, session))
+            return cast("DurableObjectTransaction", LegacyTransaction(session, self._due))
 
         if callback is None:
             return TransactionContext(session.life, begin)
@@ -288,7 +282,7 @@ class LegacyStorage:
 
     # -- alarms ---------------------------------------------------------------------------
 
-    def due(self, when: object) -> int:
+    def _due(self, when: object) -> int:
         """The milliseconds at which an alarm set to ``when`` is due.
 
         Raises:
@@ -330,7 +324,7 @@ class LegacyStorage:
             ArgumentValueError: a naive or impossible time, or seconds; the old alarm stays.
             ArgumentTypeError: no time at all, or the class has no ``alarm`` method.
         """
-        due = self.due(when)
+        due = self._due(when)
 
         def run(driven: bool) -> Eager[None]:
             session = self._session

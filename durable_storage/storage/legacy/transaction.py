@@ -7,7 +7,7 @@ can conflict with it: it runs in a critical section.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, final
 
 from ...errors import TransactionError
@@ -20,7 +20,6 @@ from .reading import Reading
 
 if TYPE_CHECKING:
     from .session import LegacySession
-    from .storage import LegacyStorage
 
 __all__ = ["LegacyTransaction"]
 
@@ -33,12 +32,16 @@ class LegacyTransaction:
 
     What is done on ``ctx.storage`` meanwhile is no part of it. Inside another transaction's
     callback it is a part of that one.
+
+    Args:
+        session: the storage under it.
+        due: when an alarm is due that is set to what it is given; refuses what is no time.
     """
 
-    __slots__ = ("_alarm", "_layer", "_parent", "_session", "_state", "_storage", "_withhold")
+    __slots__ = ("_alarm", "_due", "_layer", "_parent", "_session", "_state", "_withhold")
 
-    def __init__(self, storage: LegacyStorage, session: LegacySession) -> None:
-        self._storage = storage
+    def __init__(self, session: LegacySession, due: Callable[[object], int]) -> None:
+        self._due = due
         self._session = session
         self._parent = session.transactions[-1] if session.transactions else None
         self._layer = Layer()
@@ -101,7 +104,6 @@ class LegacyTransaction:
         return operations.get(
             self._session,
             self,
-            self._storage.limits,
             key,
             default,
             allow_concurrency=allow_concurrency,
@@ -122,7 +124,6 @@ class LegacyTransaction:
         return operations.put(
             self._session,
             self,
-            self._storage.limits,
             key,
             value,
             allow_concurrency=allow_concurrency,
@@ -143,7 +144,6 @@ class LegacyTransaction:
         return operations.delete(
             self._session,
             self,
-            self._storage.limits,
             key,
             allow_concurrency=allow_concurrency,
             allow_unconfirmed=allow_unconfirmed,
@@ -201,7 +201,7 @@ class LegacyTransaction:
     ) -> Eager[None]:
         """As ``storage.set_alarm``."""
         self._check("set_alarm")
-        return self._change_alarm("set_alarm()", self._storage.due(when), allow_unconfirmed)
+        return self._change_alarm("set_alarm()", self._due(when), allow_unconfirmed)
 
     def delete_alarm(
         self, *, allow_concurrency: bool = False, allow_unconfirmed: bool = False
