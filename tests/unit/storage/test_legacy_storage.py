@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import errno
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -250,7 +251,7 @@ async def test_limits_are_those_of_the_legacy_backend() -> None:
 async def test_what_needs_sqlite_says_how_to_get_it_before_it_looks_at_anything_else() -> None:
     async def refused(player: Player) -> None:
         storage: Any = player.storage
-        for operation in (
+        operations: list[Callable[[], object]] = [
             lambda: storage.sql.exec(1, 2, row_type=3),
             lambda: storage.sql.database_size,
             lambda: storage.kv.get(),
@@ -261,7 +262,8 @@ async def test_what_needs_sqlite_says_how_to_get_it_before_it_looks_at_anything_
             lambda: storage.get_current_bookmark(),
             lambda: storage.get_bookmark_for_time("soon"),
             lambda: storage.on_next_session_restore_bookmark(1),
-        ):
+        ]
+        for operation in operations:
             with pytest.raises(TransactionError, match="new_sqlite_classes"):
                 operation()
 
