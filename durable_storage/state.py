@@ -261,7 +261,18 @@ class _HostBookmarks:
     def request_restore(self, bookmark: str) -> str:
         log = self._host.file.log
         assert log is not None
-        undo = log.request_restore(bookmark)
+        try:
+            undo = log.request_restore(bookmark)
+        except OSError as exc:
+            # Whether the request is on the disk is not known. Nothing more may be answered before
+            # the file is opened anew: a restore that happens later would take it back.
+            life = self._host.life
+            assert life is not None
+            error = ObjectResetError(f"{life.name} was reset: the restore may not happen ({exc})")
+            error.__cause__ = exc
+            life.storage_failed = True
+            life.break_(error)
+            raise ObjectDead(str(error)) from exc
         self._host.restore_requested = True
         return undo
 

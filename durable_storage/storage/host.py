@@ -223,7 +223,6 @@ class Host:
             if life.broken is None:
                 life.backing.hold(False)
             root.wake_next()
-            life.tell_idle()
             # A runtime that is closing, or that needs room, may wait for the end of the fold.
             life.tell_idle()
 
