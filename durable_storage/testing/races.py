@@ -30,7 +30,9 @@ import anyio.lowlevel
 from ..errors import ArgumentTypeError, ArgumentValueError
 from ..gates import ready
 from ..gates.event import EVENT, Frame
+from ..gates.input_gate import Scope, Waiter
 from ..gates.life import Life
+from ..gates.loop import Loop
 from ..history import History
 from ..runtime import alarms, namespace
 from ..runtime.runtime import Runtime
@@ -44,6 +46,8 @@ T = TypeVar("T")
 
 SEEDS: Final = 100
 TURNS_MAX: Final = 3
+SETTLE_TURNS: Final = 64
+WAKING_TURNS: Final = 4
 # The number is no more than what a failure prints.
 SEED_VARIABLE: Final = "DURABLE_STORAGE_SEED"
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
@@ -138,6 +142,9 @@ async def shuffled(seed: int, **options: Any) -> AsyncGenerator[Runtime]:
         "history": History(enabled=False),
         **options,
     }
+    # What is still ending of an earlier runtime must not change the order.
+    for _ in range(SETTLE_TURNS):
+        await anyio.lowlevel.checkpoint()
     before = random.getstate()
     random.seed(seed)
     alarms.JITTER.seed(seed)
@@ -156,6 +163,8 @@ class _Schedule:
         self._random = random.Random(seed)
         # How many child tasks of a frame stand at a storage operation, by life.
         self._standing: dict[Life, dict[Frame, int]] = {}
+        self._queues: dict[Life, dict[Frame, Scope]] = {}
+        self._synchronous = False
 
     async def turns(self) -> None:
         """Let others run for as many turns as the seed says."""
@@ -168,21 +177,66 @@ class _Schedule:
 
     async def stand(self, frame: Frame) -> None:
         """After a storage operation of a child task of ``frame``."""
-        frames = self._standing.setdefault(frame.life, {})
-        frames[frame] = frames.get(frame, 0) + 1
+        self._enter(frame)
         try:
             await self.turns()
         finally:
-            frames[frame] -= 1
-            if not frames[frame]:
-                del frames[frame]
+            self._leave(frame)
+
+    def _enter(self, frame: Frame) -> None:
+        frames = self._standing.setdefault(frame.life, {})
+        frames[frame] = frames.get(frame, 0) + 1
+        # Every access asks the gate meanwhile, those that are answered from memory too.
+        frame.life.backing.hold(True)
+
+    def _leave(self, frame: Frame) -> None:
+        life = frame.life
+        frames = self._standing[life]
+        frames[frame] -= 1
+        if not frames[frame]:
+            del frames[frame]
+        if not frames:
+            if life.broken is None and life.root.child is None:
+                life.backing.hold(False)
+            # Not at once: first the code that stood here goes on to its next operation.
+            life.loop.call_soon(functools.partial(self._let_in, life))
+
+    def _let_in(self, life: Life) -> None:
+        """Run the operations that waited, those of one event at a time."""
+        queues = self._queues.get(life)
+        if not queues or self._standing.get(life):
+            return
+        frame = next(iter(queues))
+        queue = queues.pop(frame)
+        self._enter(frame)
+        while queue.waiters:
+            operation = queue.waiters.popleft().operation
+            if operation is not None:
+                operation()
+        # Whoever awaits them gets their results in the next turns.
+        _after(life.loop, WAKING_TURNS, functools.partial(self._leave, frame))
+
+    def _must_wait(self, life: Life) -> bool:
+        frame = EVENT.get()
+        return any(other is not frame for other in self._standing.get(life, ()))
+
+    def _queue(self, life: Life) -> Scope:
+        """A closed scope, at which operations of the present event's child tasks wait."""
+        frame = EVENT.get()
+        assert frame is not None
+        queues = self._queues.setdefault(life, {})
+        queue = queues.get(frame)
+        if queue is None:
+            queue = queues[frame] = Scope()
+            queue.promised = Waiter(life.loop, queue)
+        return queue
 
     async def resumed(self, frame: Frame) -> None:
         """Before a step of ``frame``'s event."""
         # Shielded: what the wait before has given must not be lost to a cancellation.
         with anyio.CancelScope(shield=True):
             await self.turns()
-            while any(other is not frame for other in self._standing.get(frame.life, ())):
+            while self._must_wait(frame.life):
                 await anyio.lowlevel.checkpoint()
 
     async def perturbed(self, code: Coroutine[Any, Any, T]) -> T:
@@ -228,6 +282,8 @@ class _Schedule:
         ready_type: Any = ready.Ready
         none_type: Any = type(ready.READY)
         ready_await, none_await = ready_type.__await__, none_type.__await__
+        life_type: Any = Life
+        ask, admit = life_type.admission, life_type.admit
 
         def method(of: Any, object_id: Any, hint: Any, name: str) -> Any:
             runtime, residents, digits = of._runtime, of._residents, str(object_id)
@@ -247,6 +303,19 @@ class _Schedule:
             call.__name__ = name
             return call
 
+        def admission(life: Life, operation: str) -> Scope | None:
+            scope: Scope | None = ask(life, operation)
+            if scope is None or not scope.open or schedule._synchronous or EVENT.get() is None:
+                return scope
+            return schedule._queue(life) if schedule._must_wait(life) else scope
+
+        def admit_now(life: Life, operation: str) -> bool:
+            schedule._synchronous = True
+            try:
+                return bool(admit(life, operation))
+            finally:
+                schedule._synchronous = False
+
         def await_ready(self: Any) -> Generator[Any, Any, Any]:
             yield from schedule.after_storage()
             return self._value
@@ -256,17 +325,26 @@ class _Schedule:
 
         namespace._method = method  # type: ignore[assignment]  # pyright: ignore[reportPrivateUsage]
         ready_type.__await__, none_type.__await__ = await_ready, await_none
+        life_type.admission, life_type.admit = admission, admit_now
         try:
             yield
         finally:
             namespace._method = make_method  # pyright: ignore[reportPrivateUsage]
             ready_type.__await__, none_type.__await__ = ready_await, none_await
+            life_type.admission, life_type.admit = ask, admit
 
     def after_storage(self) -> Generator[Any, Any, None]:
         """What awaiting a finished storage operation does."""
         frame = EVENT.get()
         if frame is not None and frame.life.loop.current is None and frame.life.broken is None:
             yield from self.stand(frame).__await__()
+
+
+def _after(loop: Loop, turns: int, action: Callable[[], object]) -> None:
+    if turns:
+        loop.call_soon(functools.partial(_after, loop, turns - 1, action))
+    else:
+        action()
 
 
 @contextmanager

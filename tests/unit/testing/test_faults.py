@@ -72,9 +72,7 @@ async def test_operations_are_counted(counter: Counter, durable_faults: FaultInj
     assert durable_faults.announced[-1].operation == "fdatasync"
 
 
-async def test_one_sync_serves_many_events(
-    counter: Counter, durable_faults: FaultInjector
-) -> None:
+async def test_one_sync_serves_many_events(counter: Counter, durable_faults: FaultInjector) -> None:
     await counter.increment()
     before = durable_faults.count("fdatasync", path="*/Counter-*-wal")
     async with anyio.create_task_group() as group:
@@ -89,7 +87,7 @@ async def test_a_full_disk_refuses_writes_until_there_is_room(
 ) -> None:
     await counter.increment()
     fault = durable_faults.fill_disk(after_bytes=100_000)
-    with pytest.raises(ObjectResetError, match="No space left"):
+    with pytest.raises(ObjectResetError, match="No space left"):  # noqa: PT012
         for _ in range(100):
             await counter.fill(20_000)
     assert fault.happened >= 1
