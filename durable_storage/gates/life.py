@@ -228,6 +228,8 @@ class Life:
             return
         if withhold is not None:
             self.gate.commit(withhold=withhold)
+        else:
+            self.gate.skip()
 
     def end_step(self, frame: Frame) -> None:
         """What every step ends with: commit, start what was left to start, let others run."""

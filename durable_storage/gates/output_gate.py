@@ -97,6 +97,18 @@ class OutputGate:
         elif not self._running:
             self._start()
 
+    def skip(self) -> None:
+        """The commit that answers may be waiting for changed nothing: there is nothing to confirm."""
+        if self.confirmed == self.committed:
+            self.committed += 1
+            self.confirmed = self.committed
+            signal, self._next = self._next, None
+            if signal is not None:
+                signal.set()
+        elif self._next is not None:
+            # What came before is being confirmed; one more confirmation releases them all.
+            self.committed += 1
+
     def _start(self) -> None:
         self._target = self.committed
         self._running = True

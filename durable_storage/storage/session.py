@@ -112,6 +112,8 @@ class Session:
         except SqlError as exc:
             raise self._reset(exc) from exc
         self.open = False
+        if self.database.committed_nothing:
+            return None
         gate = self.life.gate
         self.alarm.after_commit(gate.committed + 1)
         if gate.immediate:
