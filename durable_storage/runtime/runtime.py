@@ -34,6 +34,7 @@ from ..storage.kv_backend import KvBackend, SqliteKvBackend
 from ..storage.legacy.host import AnyHost, LegacyHost
 from ..storage.settings import Durability, Settings
 from .alarms import AlarmScheduler, ObjectAlarms
+from .descriptors import places
 from .directory import DataDirectory
 from .migrations import Migration, apply_migrations, remove_deleted
 from .namespace import DurableObjectNamespace
@@ -81,6 +82,7 @@ class Runtime:
         clock: what time it is; tests give a manual one.
         idle_timeout: seconds after which an object that nobody uses is closed.
         max_open_objects: so many objects are open at most; the longest unused ones are closed.
+            Fewer when the process may not have descriptors for so many (seven each).
         history: how far back every object can be restored.
         migrations: the classes' migrations; applied once, in order.
         kv_backend: gives the store of an object of a namespace with ``storage="kv"``, called with
@@ -206,7 +208,7 @@ class Runtime:
         directory = self._directory = DataDirectory(self._path)
         try:
             loop = self._loop = Loop.running()
-            self._room = Room(loop, self._max_open, self._close_one_idle)
+            self._room = Room(loop, places(self._max_open), self._close_one_idle)
             self._deadlines = Deadlines(
                 loop, self._settings.clock, self._settings.limits.critical_section_seconds
             )
