@@ -1,0 +1,8 @@
+"""``python -m durable_storage``: the command line."""
+
+import sys
+
+from .cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""Copies of files that another process may be writing, which show one moment of them.
+
+A database in WAL mode is its file and its WAL, and a running runtime holds the lock of an object's
+file, so SQLite cannot be asked for it. Both are copied instead.
+
+Invariant: the header of the WAL, which names its generation, is the same before the first file is
+copied and after the last one was. So the WAL did not restart meanwhile, every page that was folded
+into the file is in the copied WAL too, and SQLite reads the last whole commit of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Generator
+from typing import Final
+
+from ..history.files import Files
+from ..history.layout import Layout, read_identity
+from ..history.reader import HistoryReader
+from ..history.segment import SegmentLog, find_object_id
+from ..history.snapshot import Snapshots
+from ..history.wal import HEADER_SIZE
+from .failures import Failure
+
+__all__ = ["copied", "copied_with_history", "open_reader"]
+
+_ATTEMPTS: Final = 20
+_PAUSE_SECONDS: Final = 0.05
+_UNLIMITED: Final = 2**62
+
+
+@contextlib.contextmanager
+def copied(path: str) -> Generator[str]:
+    """Give the path of a copy of a database, which is gone afterwards.
+
+    Raises:
+        Failure: the file is missing, or changes all the time.
+    """
+    with _place(path) as target:
+        _at_one_moment(path, lambda: _copy_database(path, target))
+        yield target
+
+
+@contextlib.contextmanager
+def copied_with_history(path: str) -> Generator[str]:
+    """Give the path of a copy of an object with its log; a restore that it asks for is left out.
+
+    Segments and snapshots that are never written again are not copied but linked to.
+    """
+    with _place(path) as target:
+
+        def copy() -> None:
+            shutil.rmtree(Layout(target).directory, ignore_errors=True)
+            _copy_history(Layout(path), Layout(target))
+            _copy_database(path, target)
+
+        _at_one_moment(path, copy)
+        yield target
+
+
+@contextlib.contextmanager
+def _place(path: str) -> Generator[str]:
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="durable-storage-")
+    except OSError as exc:
+        raise Failure(f"there is no room for a copy of {path}: {exc.strerror}; set TMPDIR") from exc
+    with folder as name:
+        yield os.path.join(name, os.path.basename(path))
+
+
+def _at_one_moment(path: str, copy: Callable[[], None]) -> None:
+    for _ in range(_ATTEMPTS):
+        before = _generation(path)
+        try:
+            copy()
+        except FileNotFoundError as exc:
+            if not os.path.exists(path):
+                raise Failure(f"there is no file {path}") from exc
+        else:
+            if _generation(path) == before:
+                return
+        time.sleep(_PAUSE_SECONDS)
+    raise Failure(
+        f"{path} is written too busily to be read beside its runtime; try again later, or stop the "
+        "runtime"
+    )
+
+
+def _generation(path: str) -> object:
+    try:
+        with open(path + "-wal", "rb", buffering=0) as wal:
+            header = wal.read(HEADER_SIZE)
+    except FileNotFoundError:
+        header = b""
+    if header:
+        return header
+    # Without a WAL nobody writes the file, except by making it anew.
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _copy_database(path: str, target: str) -> None:
+    # In this order: what is folded into the file while it is copied is in the WAL.
+    shutil.copyfile(path, target)
+    status = os.stat(path)
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(target + "-wal")
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copy2(path + "-wal", target + "-wal")
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copy2(path + "-journal", target + "-journal")
+
+
+def _copy_history(source: Layout, target: Layout) -> None:
+    if not os.path.isdir(source.directory):
+        return
+    for directory in (target.directory, target.segments, target.snapshots):
+        os.mkdir(directory, 0o700)
+    for name in ("identity", "base", "times"):
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copy2(os.path.join(source.directory, name), os.path.join(target.directory, name))
+    if source.released_wal():
+        shutil.copy2(source.held_wal, target.held_wal)
+    reader = open_reader(source)
+    if reader is None:
+        return
+    written = reader.log.head.segment if reader.log.head is not None else ""
+    for path in reader.log.segments():
+        copy = os.path.join(target.segments, os.path.basename(path))
+        if path < written:
+            os.symlink(os.path.abspath(path), copy)
+        else:
+            # Opening the copy cuts off what a crash left, and goes on writing here.
+            shutil.copy2(path, copy)
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(source.snapshots):
+            os.symlink(
+                os.path.abspath(os.path.join(source.snapshots, name)),
+                os.path.join(target.snapshots, name),
+            )
+
+
+def open_reader(layout: Layout) -> HistoryReader | None:
+    """An object's history where it is, opened without changing anything; None if there is none."""
+    if not os.path.isdir(layout.directory):
+        return None
+    object_id = read_identity(layout.identity) or find_object_id(layout.segments)
+    if object_id is None:
+        return None
+    files = Files()
+    log = SegmentLog(
+        layout.segments,
+        files,
+        object_id=object_id,
+        segment_size_bytes=_UNLIMITED,
+        segment_age_ms=_UNLIMITED,
+    )
+    log.read_only()
+    snapshots = Snapshots(layout.snapshots, files, object_id=object_id)
+    return HistoryReader(layout, log, snapshots, object_id)

@@ -1,0 +1,125 @@
+"""The commit logs of objects, read beside a running runtime."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import Final, final
+
+from ..errors import BookmarkError
+from ..history import CommitLog, History
+from ..history.block import Damage, parse_times
+from ..history.bookmarks import Position
+from ..history.layout import Layout, read_times
+from ..history.reader import HistoryReader
+from ..history.wal import HEADER_SIZE, parse_header
+from .copies import copied_with_history, open_reader
+from .directory import StoredObject
+from .failures import Failure
+
+__all__ = ["KEEP_ALL", "View", "last_commit_ms", "moments", "now_ms", "read_only", "viewed"]
+
+KEEP_ALL: Final = History(retention=datetime.timedelta(days=365 * 100))
+"""The command line does not know how much the application keeps, so it never drops anything."""
+
+
+def now_ms() -> int:
+    """The time in milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class View:
+    """An object's log up to its last commit, on a copy.
+
+    Attributes:
+        log: it.
+        reader: the same, for looking at its parts.
+        named: whether its bookmarks are those of the object. A new object that is running, or has
+            crashed, may not have the identity yet that they are made with.
+    """
+
+    log: CommitLog
+    reader: HistoryReader | None
+    named: bool
+
+
+@contextlib.contextmanager
+def viewed(stored: StoredObject) -> Generator[View]:
+    """Give the log of an object up to its last commit, on a copy.
+
+    Raises:
+        Failure: the object keeps none.
+    """
+    _check(stored)
+    with copied_with_history(stored.path) as path:
+        named = open_reader(Layout(path)) is not None
+        log = CommitLog.open(path, settings=KEEP_ALL, clock_ms=now_ms)
+        try:
+            yield View(log, open_reader(Layout(path)), named)
+        finally:
+            log.close()
+
+
+def read_only(stored: StoredObject) -> HistoryReader | None:
+    """What is archived of an object's log, where it is; None if nothing is.
+
+    Raises:
+        Failure: the object keeps none.
+    """
+    _check(stored)
+    return open_reader(Layout(stored.path))
+
+
+def moments(reader: HistoryReader) -> Iterator[tuple[int, str]]:
+    """Yield time and bookmark of everything that was confirmed together, oldest first.
+
+    Raises:
+        BookmarkError: a part of the log is damaged.
+    """
+    for entry in reader.log.entries():
+        block = entry.block
+        try:
+            times = parse_times(block, entry.payload())
+        except Damage as damage:
+            raise BookmarkError(str(damage)) from damage
+        for frame, time_ms in times:
+            if not (block.continues and frame == block.last_frame):
+                position = Position(block.epoch, block.generation, frame)
+                yield time_ms, reader.bookmark(position)
+
+
+def _check(stored: StoredObject) -> None:
+    if not stored.has_history:
+        raise Failure(f"{stored.label} has no history: it was written with History(enabled=False)")
+
+
+def last_commit_ms(path: str) -> int | None:
+    """When the last commit of an object was made; None if there is none.
+
+    Without a log, when the file was last written.
+    """
+    layout = Layout(path)
+    try:
+        with open(layout.wal, "rb", buffering=0) as wal:
+            header = parse_header(wal.read(HEADER_SIZE))
+    except FileNotFoundError:
+        header = None
+    times = read_times(layout.times, header.salts) if header is not None else []
+    if times:
+        return times[-1][1]
+    reader = open_reader(layout)
+    if reader is not None and reader.log.head is not None:
+        return reader.log.last_time
+    if reader is not None and header is None:
+        return None
+    try:
+        newest = os.stat(layout.wal if header is not None else path)
+    except FileNotFoundError:
+        return None
+    return newest.st_mtime_ns // 1_000_000

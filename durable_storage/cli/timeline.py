@@ -1,0 +1,218 @@
+"""``history``: an object's timeline, its verification, going back, and files of old moments."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ..database.connection import Database
+from ..history import CommitLog, TimelineEntry, Verification
+from ..history.verify import verify
+from .copies import copied
+from .directory import Directory, StoredObject, owned
+from .failures import FAILED, Failure
+from .logs import KEEP_ALL, moments, now_ms, read_only, viewed
+from .looking import Contents, open_copy
+from .output import Facts, Line, Output, Table
+from .values import parse_moment, size, time_text
+
+__all__ = [
+    "check_target",
+    "export_moment",
+    "restore",
+    "show_timeline",
+    "verification_data",
+    "verify_history",
+]
+
+
+def show_timeline(
+    directory: Directory,
+    out: Output,
+    namespace: str,
+    name_or_id: str,
+    *,
+    limit: int | None,
+    every_moment: bool,
+) -> None:
+    """Show the commits of an object, those that were archived together on one line.
+
+    Args:
+        directory: where it is.
+        out: where the result goes.
+        namespace: whose object.
+        name_or_id: which object.
+        limit: only the last so many lines.
+        every_moment: a line for each moment that was recorded, without what it takes.
+    """
+    stored = directory.find(namespace, name_or_id)
+    with viewed(stored) as view:
+        use = view.log.disk_use()
+        entries = list(view.log.timeline())
+        if every_moment and view.reader is not None:
+            moments_found = moments(view.reader)
+            entries = [TimelineEntry(*each, 0, 0) for each in moments_found]
+    shown = entries if limit is None else entries[max(0, len(entries) - limit) :]
+    lines: list[dict[str, Any]] = []
+    rows: list[list[str]] = []
+    for each in shown:
+        bookmark = each.bookmark if view.named else None
+        lines.append({"time_ms": each.time_ms, "bookmark": bookmark})
+        rows.append([time_text(each.time_ms), bookmark or "(not archived yet)"])
+        if not every_moment:
+            lines[-1] |= {"commits": each.commits, "bytes": each.bytes}
+            rows[-1] += [str(each.commits), size(each.bytes)]
+    title = f"{stored.label}, {len(entries)} moments"
+    if not every_moment:
+        title = f"{stored.label}, {sum(each.commits for each in entries)} commits"
+    if len(shown) < len(entries):
+        title += f", the last {len(shown)} of {len(entries)} lines"
+    columns = ("time", "bookmark") if every_moment else ("time", "bookmark", "commits", "size")
+    out.result(
+        {
+            "namespace": stored.namespace.name,
+            "id": stored.id,
+            "name": stored.name,
+            "timeline": lines,
+            "log_bytes": use.log_bytes,
+            "snapshot_bytes": use.snapshot_bytes,
+        },
+        Table(title, columns, rows, right=("commits", "size")),
+    )
+
+
+def verify_history(directory: Directory, out: Output, namespace: str, name_or_id: str) -> int:
+    """Check every hash of an object's history; the exit code."""
+    stored = directory.find(namespace, name_or_id)
+    reader = read_only(stored)
+    if reader is None:
+        found = Verification(0, 0, 0, 0, (), ())
+    else:
+        with out.progress(f"verifying {stored.label}") as progress:
+            found = verify(reader, progress)
+    out.result(
+        verification_data(found),
+        Facts(
+            f"{stored.label}: {'sound' if found.sound else 'DAMAGED'}",
+            [
+                ("commits", str(found.commits)),
+                ("blocks", str(found.blocks)),
+                ("snapshots", str(found.snapshots)),
+                ("read", size(found.bytes)),
+                *(("damage", each) for each in found.damages),
+                *(("restorable", f"{first} to {last}") for first, last in found.restorable),
+            ],
+        ),
+    )
+    return 0 if found.sound else FAILED
+
+
+def verification_data(found: Verification) -> dict[str, Any]:
+    """A verification as JSON."""
+    return {
+        "sound": found.sound,
+        "blocks": found.blocks,
+        "commits": found.commits,
+        "snapshots": found.snapshots,
+        "bytes": found.bytes,
+        "damages": list(found.damages),
+        "restorable": [list(each) for each in found.restorable],
+    }
+
+
+def _bookmark(log: CommitLog, moment: str) -> str:
+    parsed = parse_moment(moment)
+    return parsed if isinstance(parsed, str) else log.bookmark_for_time(parsed)
+
+
+def check_target(file: str) -> str:
+    """The path of a file that is to be made.
+
+    Raises:
+        Failure: it exists, or its folder does not.
+    """
+    target = os.path.abspath(file)
+    if os.path.lexists(target):
+        raise Failure(f"{file} exists already; remove it, or name another file")
+    if not os.path.isdir(os.path.dirname(target)):
+        raise Failure(f"there is no folder {os.path.dirname(target)}")
+    return target
+
+
+def export_moment(
+    directory: Directory, out: Output, namespace: str, name_or_id: str, file: str, at: str | None
+) -> None:
+    """Write a plain SQLite file of an object as of a moment, by default its last commit."""
+    target = check_target(file)
+    stored = directory.find(namespace, name_or_id)
+    if at is not None:
+        parse_moment(at)  # a mistake in it is told before anything is copied
+    with viewed(stored) as view:
+        bookmark = _bookmark(view.log, at) if at is not None else None
+        view.log.export(target, bookmark)
+    written = os.path.getsize(target)
+    out.result(
+        {"file": target, "bookmark": bookmark, "size_bytes": written},
+        Line(f"wrote {file} ({size(written)})" + (f" as of {bookmark}" if bookmark else "")),
+    )
+
+
+def restore(
+    path: str, out: Output, namespace: str, name_or_id: str, moment: str, *, yes: bool
+) -> None:
+    """Take an object back to a moment, after asking. The restore can be undone."""
+    parse_moment(moment)
+    with owned(path) as owner:
+        directory = owner.directory
+        stored = directory.find(namespace, name_or_id)
+        if not stored.has_history:
+            raise Failure(
+                f"{stored.label} has no history: it was written with History(enabled=False)"
+            )
+        log = CommitLog.open(stored.path, settings=KEEP_ALL, clock_ms=now_ms)
+        try:
+            bookmark = _bookmark(log, moment)
+            if not yes:
+                out.confirm(
+                    f"Restore {stored.label}, last written {time_text(_last_time(log))}, to "
+                    f"{bookmark}{_made(log, bookmark)}?"
+                )
+            registry = directory.registry
+            # The index must not be later than the alarm that the restore brings back. An entry
+            # that is too early costs one look.
+            registry.alarm_set(stored.namespace.number, stored.id, now_ms(), durable=True)
+            undo = log.request_restore(bookmark)
+        finally:
+            log.close()
+        CommitLog.open(stored.path, settings=KEEP_ALL, clock_ms=now_ms).close()
+        alarm_ms = _alarm(stored)
+        if alarm_ms is None:
+            registry.alarm_clear(stored.namespace.number, stored.id, durable=True)
+        else:
+            registry.alarm_set(stored.namespace.number, stored.id, alarm_ms, durable=True)
+    out.result(
+        {"restored": bookmark, "undo": undo, "alarm_ms": alarm_ms},
+        Line(f"{stored.label} is restored to {bookmark}."),
+        Line(f"To undo it: history {path} {namespace} {name_or_id} restore --to {undo}"),
+    )
+
+
+def _last_time(log: CommitLog) -> int | None:
+    times = [each.time_ms for each in log.timeline()]
+    return times[-1] if times else None
+
+
+def _made(log: CommitLog, bookmark: str) -> str:
+    for each in log.timeline():
+        if each.bookmark >= bookmark:
+            return f" (about {time_text(each.time_ms)})"
+    return ""
+
+
+def _alarm(stored: StoredObject) -> int | None:
+    with copied(stored.path) as copy:
+        database: Database = open_copy(copy)
+        try:
+            return Contents(database, legacy=False).alarm_ms
+        finally:
+            database.close()
