@@ -191,9 +191,12 @@ class CriticalSection(Generic[T]):
                 loop.call_soon(lambda: section.live().wake_next())
         try:
             if life.broken is not None:
-                if failure is not None and not isinstance(failure, (Exception, ObjectDead)):
-                    if failure is life.broken or loop.is_trio:
-                        raise failure
+                if (
+                    failure is not None
+                    and not isinstance(failure, (Exception, ObjectDead))
+                    and (failure is life.broken or loop.is_trio)
+                ):
+                    raise failure
                 raise ObjectDead(str(life.broken)) from failure
             if failure is not None:
                 raise failure

@@ -37,6 +37,7 @@ class Deadlines:
             self._loop.spawn(self._sleep)
 
     def end(self, key: object) -> None:
+        """It has ended in time, or did already not."""
         self._entries.pop(key, None)
 
     async def _sleep(self) -> None:

@@ -56,6 +56,7 @@ class Frame:
 
     @property
     def scope(self) -> Scope:
+        """The scope it was made in, or the nearest one above that is not finished."""
         scope = self.base
         if scope.finished:
             scope = self.base = scope.live()

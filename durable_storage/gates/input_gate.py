@@ -26,7 +26,7 @@ __all__ = ["Scope", "Waiter"]
 
 @final
 class Waiter:
-    """A place in a scope's queue: a task that waits, or an operation to be run when it is its turn."""
+    """A place in a scope's queue: a task that waits, or an operation to be run in its turn."""
 
     __slots__ = (
         "critical",
@@ -82,7 +82,7 @@ class Waiter:
             raise
 
     def take(self) -> bool:
-        """Use the promise; False when a critical section opened meanwhile and it must be waited for."""
+        """Use the promise; False when a critical section opened meanwhile: wait again."""
         scope = self.scope.live()
         if scope.promised is self:
             scope.promised = None
@@ -176,6 +176,7 @@ class Scope:
         return self.child is None and self.promised is None
 
     def queue_of(self, waiter: Waiter) -> collections.deque[Waiter]:
+        """The queue in which ``waiter`` stands."""
         return self.critical_waiters if waiter.critical else self.waiters
 
     def enter(self) -> Scope:
@@ -201,7 +202,7 @@ class Scope:
             parent.promised = self.promised
 
     def wake_next(self) -> None:
-        """Promise the next step to the first waiter, critical sections first; run queued operations."""
+        """Promise the next step to the first waiter, sections first; run queued operations."""
         while self.child is None and self.promised is None:
             if self.critical_waiters:
                 waiter = self.critical_waiters.popleft()

@@ -44,7 +44,7 @@ class Backing(Protocol):
 
 
 class NotDelivered(Exception):  # noqa: N818 - a message between layers
-    """The life ended, through nobody's failure, before the event ran: deliver it to the next one."""
+    """The life ended, by nobody's failure, before the event ran: deliver it to the next."""
 
 
 @final
@@ -150,9 +150,9 @@ class Life:
             folding = self.folding
             if folding is None:
                 raise ConcurrencyError(
-                    f"{operation} was called by a child task of {self.name} while a critical section or "
-                    "transaction of another event is open; use the awaitable storage API, or start the "
-                    "task with ctx.wait_until()"
+                    f"{operation} was called by a child task of {self.name} while a critical "
+                    "section or transaction of another event is open; use the awaitable storage "
+                    "API, or start the task with ctx.wait_until()"
                 )
             # The library itself holds the gate, for milliseconds, to fold the log.
             folding.wait()
@@ -164,7 +164,7 @@ class Life:
         if threading.get_ident() != loop.thread_id:
             raise ConcurrencyError(
                 f"{operation} was called from another thread; an object's storage belongs to the "
-                "thread of its event loop. Return to it first, for example with anyio.from_thread.run()"
+                "thread of its event loop. Return to it first, as anyio.from_thread.run() does"
             )
         frame = loop.current
         if frame is not None and frame.life is self:
@@ -181,7 +181,7 @@ class Life:
         return self.root
 
     def later(self, scope: Scope, function: Callable[[bool], T]) -> Later[T]:
-        """Queue ``function(False)`` until a step of ``scope`` may run, and give its later result."""
+        """Queue ``function(False)`` until a step of ``scope`` may run; give its later result."""
         later: Later[T] = Later(self.loop)
         waiter = Waiter(self.loop, scope, operation=lambda: None)
 
@@ -317,8 +317,8 @@ class Life:
             if life in held:
                 raise ConcurrencyError(
                     f"a call from {up.life.name} to {self.name} can never be delivered: "
-                    f"{life.name} is inside a critical section that waits for this call; make the call "
-                    "outside block_concurrency_while() or transaction()"
+                    f"{life.name} is inside a critical section that waits for this call; make "
+                    "the call outside block_concurrency_while() or transaction()"
                 )
             seen.add(life)
             child = life.root.child
@@ -373,7 +373,7 @@ class Life:
         if self.broken is not None:
             frame.settle()
             raise self.reset_error()
-        if self.pending and self.backing.withhold or self.gate.confirmed < self.gate.withheld:
+        if (self.pending and self.backing.withhold) or self.gate.confirmed < self.gate.withheld:
             await self._withhold()
 
     async def fail(self, frame: Frame, exc: BaseException) -> None:
@@ -392,7 +392,7 @@ class Life:
         try:
             if self.broken is not None:
                 raise self.reset_error()
-            if self.pending and self.backing.withhold or self.gate.confirmed < self.gate.withheld:
+            if (self.pending and self.backing.withhold) or self.gate.confirmed < self.gate.withheld:
                 await self._withhold()
         except ObjectResetError as reset:
             if self.gate.failure is not None or not self.storage_failed:

@@ -28,9 +28,15 @@ _Job: TypeAlias = "tuple[Loop, Callable[[], object], Callable[[BaseException | N
 class Signal(Protocol):
     """A one-shot event that any number of tasks may wait for."""
 
-    def set(self) -> Any: ...
-    def is_set(self) -> bool: ...
-    async def wait(self) -> Any: ...
+    def set(self) -> Any:
+        """Wake everybody who waits, and whoever will."""
+
+    def is_set(self) -> bool:
+        """Whether it was set."""
+        ...
+
+    async def wait(self) -> Any:
+        """Return once it is set."""
 
 
 class _Backend(Protocol):

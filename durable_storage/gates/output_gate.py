@@ -98,7 +98,7 @@ class OutputGate:
             self._start()
 
     def skip(self) -> None:
-        """The commit that answers may be waiting for changed nothing: there is nothing to confirm."""
+        """The commit that answers may wait for changed nothing: there is nothing to confirm."""
         if self.confirmed == self.committed:
             self.committed += 1
             self.confirmed = self.committed

@@ -69,7 +69,7 @@ READY: Eager[None] = cast("Eager[None]", _ReadyNone())
 
 @final
 class Later(Generic[T]):
-    """The result of an operation that waits its turn behind a closed gate; carried out even if dropped."""
+    """The result of an operation that waits its turn behind a gate; done even if dropped."""
 
     __slots__ = ("_error", "_signal", "_value")
 
@@ -79,6 +79,7 @@ class Later(Generic[T]):
         self._error: BaseException | None = None
 
     def finish(self, value: T | None, error: BaseException | None) -> None:
+        """Give the result, or what the operation failed with."""
         self._value = value
         self._error = error
         self._signal.set()

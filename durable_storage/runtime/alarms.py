@@ -1,10 +1,10 @@
 """Running alarms when they are due: one sleeping task, a heap, and an index on disk.
 
-The truth about an alarm is in its object's own storage. The heap and the registry's index only say
-when to look, and are never later than the truth: `ObjectAlarms.earlier` reaches the operating system
-before the object's commit does and stable storage before the object's confirmation does;
-`ObjectAlarms.changed` follows the confirmation and may be lost. An entry that is too early costs one
-look.
+The truth about an alarm is in its object's own storage. The heap and the registry's index only
+say when to look, and are never later than the truth: `ObjectAlarms.earlier` reaches the operating
+system before the object's commit does and stable storage before the object's confirmation does;
+`ObjectAlarms.changed` follows the confirmation and may be lost. An entry that is too early costs
+one look.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ JITTER: Final = random.Random()
 
 
 def retry_delay_ms(retry: int) -> int:
-    """How long to wait before the counted retry ``retry`` (1 to 6): 2, 4 … 64 s and up to 25 % more."""
+    """How long to wait before counted retry 1 to 6: 2, 4 … 64 s, and up to 25 % more."""
     return int(1000 * 2**retry * (1 + JITTER.random() / 4))
 
 
@@ -140,6 +140,7 @@ class AlarmScheduler:
         self._put(Key(namespace, object_id), due_ms)
 
     def clear(self, namespace: NamespaceNumber, object_id: str) -> None:
+        """Look at the object no more."""
         self._registry.alarm_clear(namespace, object_id)
         key = Key(namespace, object_id)
         entry = self._entries.get(key)

@@ -15,8 +15,8 @@ RESERVED = 128
 def places(wanted: int) -> int:
     """At most ``wanted``, and no more than there are descriptors for.
 
-    The process's soft limit is raised as far as the hard limit allows and this needs, as the run-time
-    systems of other languages do: the low default serves programs that use ``select()``.
+    The process's soft limit is raised as far as the hard limit allows and this needs, as the
+    run-time systems of other languages do: the low default serves programs that use ``select()``.
     """
     if sys.platform == "win32":
         return wanted

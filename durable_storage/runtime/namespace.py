@@ -99,7 +99,8 @@ class DurableObjectNamespace(Generic[O]):
         """
         if not isinstance(id, DurableObjectId):
             raise ArgumentTypeError(
-                f"get() takes a DurableObjectId, got {type(id).__name__}; use get_by_name() for names"
+                f"get() takes a DurableObjectId, got {type(id).__name__}; for a name use "
+                "get_by_name()"
             )
         check_location_hint(location_hint)
         id_from_string(self.record.unique_key, str(id), self._jurisdiction)
@@ -173,11 +174,13 @@ class Stub:
         cls = namespace.cls
         if method.startswith("_") or method in _OWN:
             raise AttributeError(
-                f"{cls.__name__}.{method} is not callable from outside: a stub has the object's public "
-                "methods, .id and .name"
+                f"{cls.__name__}.{method} is not callable from outside: a stub has the object's "
+                "public methods, .id and .name"
             )
         if not callable(getattr(cls, method, None)):
-            raise AttributeError(f"{cls.__name__} has no method {method!r}")
+            raise AttributeError(  # noqa: TRY004 - what looking up an attribute raises
+                f"{cls.__name__} has no method {method!r}"
+            )
         call = _method(namespace, object_id, hint, method)
         self.__dict__[method] = call
         return call

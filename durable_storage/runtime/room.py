@@ -2,9 +2,9 @@
 
 Invariants:
 
-* ``taken`` objects are open, opening or closing; ``promised`` places belong to objects whose callers
-  were woken and have not opened them yet. Without nested calls, which may exceed the number because
-  waiting while holding a place could never end, the two together are at most ``places``.
+* ``taken`` objects are open, opening or closing; ``promised`` places belong to objects whose
+  callers were woken and have not opened them yet. Without nested calls, which may exceed the number
+  because waiting while holding a place could never end, the two together are at most ``places``.
 * Objects wait in the order in which they were first asked for; all callers of one wait together.
 * While anybody waits, as many idle objects are being closed as there are objects waiting, if there
   are so many.

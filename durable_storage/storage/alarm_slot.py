@@ -34,7 +34,9 @@ class AlarmIndex(Protocol):
     """
 
     @property
-    def complete(self) -> bool: ...
+    def complete(self) -> bool:
+        """False after a crash, when it may lack an alarm that nobody was told of."""
+        ...
 
     def earlier(self, due_ms: int) -> None:
         """An alarm will be set to this time, which is earlier than the index has; called first."""
@@ -46,9 +48,15 @@ class AlarmIndex(Protocol):
 class Metadata(Protocol):
     """Where an object keeps what is not its own data."""
 
-    def meta_get(self, key: str) -> Stored | Missing: ...
-    def meta_put(self, key: str, value: Stored) -> None: ...
-    def meta_delete(self, key: str) -> None: ...
+    def meta_get(self, key: str) -> Stored | Missing:
+        """The value of ``key``, or ``MISSING``."""
+        ...
+
+    def meta_put(self, key: str, value: Stored) -> None:
+        """Store a value, within the open transaction."""
+
+    def meta_delete(self, key: str) -> None:
+        """Remove a value, within the open transaction."""
 
 
 def from_ms(milliseconds: int) -> datetime.datetime:
@@ -64,13 +72,13 @@ def to_ms(when: datetime.datetime, operation: str) -> int:
     """
     if when.tzinfo is None or when.utcoffset() is None:
         raise ArgumentValueError(
-            f"{operation} takes an aware datetime, got the naive {when.isoformat()}; pass one with a "
-            "tzinfo, for example datetime.now(timezone.utc)"
+            f"{operation} takes an aware datetime, got the naive {when.isoformat()}; pass one with "
+            "a tzinfo, for example datetime.now(timezone.utc)"
         )
     return math.floor((when - EPOCH) / datetime.timedelta(milliseconds=1))
 
 
-def alarm_time(when: object, now_ms: int) -> int:
+def alarm_time(when: object, now_ms: int, operation: str = "set_alarm()") -> int:
     """The time at which an alarm set to ``when`` is due, in milliseconds since the epoch.
 
     Raises:
@@ -78,34 +86,34 @@ def alarm_time(when: object, now_ms: int) -> int:
         ArgumentValueError: it is one that cannot be meant.
     """
     if isinstance(when, datetime.datetime):
-        due = to_ms(when, "set_alarm()")
+        due = to_ms(when, operation)
     elif isinstance(when, datetime.timedelta):
         if when < datetime.timedelta(0):
             raise ArgumentValueError(
-                f"set_alarm() takes a timedelta from now that is not negative, got {when}"
+                f"{operation} takes a timedelta from now that is not negative, got {when}"
             )
         due = now_ms + math.floor(when / datetime.timedelta(milliseconds=1))
     elif isinstance(when, int) and not isinstance(when, bool):
         due = when
         if 0 < due < SECONDS_MAX:
             raise ArgumentValueError(
-                f"set_alarm() takes milliseconds since the epoch, and {when} can only be seconds; "
+                f"{operation} takes milliseconds since the epoch, and {when} can only be seconds; "
                 "multiply by 1000, or pass an aware datetime or a timedelta"
             )
     elif isinstance(when, float):
         raise ArgumentValueError(
-            f"set_alarm() takes an aware datetime, a timedelta, or an int of milliseconds since the "
-            f"epoch, got the float {when!r}; pass int(...)"
+            f"{operation} takes an aware datetime, a timedelta, or an int of milliseconds since "
+            f"the epoch, got the float {when!r}; pass int(...)"
         )
     else:
         raise ArgumentTypeError(
-            "set_alarm() takes an aware datetime, a timedelta, or an int of milliseconds since the "
-            f"epoch, got {type(when).__name__}"
+            f"{operation} takes an aware datetime, a timedelta, or an int of milliseconds since "
+            f"the epoch, got {type(when).__name__}"
         )
     if due <= 0:
-        raise ArgumentValueError("set_alarm() cannot be called with an alarm time <= 0")
+        raise ArgumentValueError(f"{operation} cannot be called with an alarm time <= 0")
     if due >= LATEST_MS:
-        raise ArgumentValueError("set_alarm() doesn't support dates after 2189")
+        raise ArgumentValueError(f"{operation} doesn't support dates after 2189")
     return max(due, now_ms)
 
 
@@ -166,12 +174,13 @@ class AlarmSlot:
         self._changed = True
 
     def exists(self) -> bool:
+        """Whether an alarm is set."""
         return self.due_ms() is not None
 
     # -- the handler ----------------------------------------------------------------------
 
     def begin_run(self) -> tuple[int, int] | None:
-        """(time due, counted retries so far) of the alarm that is to run, or None; then `get` is None."""
+        """(time due, counted retries) of the alarm that is to run, or None; `get` is then None."""
         due = self.due_ms()
         if due is None:
             return None
@@ -186,6 +195,7 @@ class AlarmSlot:
         return self._set_while_running
 
     def end_run(self) -> None:
+        """The handler has ended."""
         self.running = False
         self._set_while_running = False
 
@@ -205,6 +215,7 @@ class AlarmSlot:
         self._set_while_running = False
 
     def before_commit(self) -> None:
+        """Tell the index of an alarm that is earlier than it knows."""
         if self._changed and self._index is not None:
             due = self.due_ms()
             if due is not None and (self._indexed_ms is None or due < self._indexed_ms):

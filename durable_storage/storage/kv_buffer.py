@@ -202,6 +202,7 @@ class KvBuffer:
         return value
 
     def get_many(self, keys: Iterable[str], *, no_cache: bool = False) -> dict[str, Any]:
+        """The values of those keys that are there, in order of the keys."""
         found: dict[str, Any] = {}
         for key in sorted(set(keys), key=_utf8):
             value = self.get(key, MISS, no_cache=no_cache)
@@ -325,6 +326,7 @@ class KvBuffer:
         self._levels.append(set())
 
     def release(self) -> None:
+        """Keep what was written since the matching `push`."""
         self.flush()
         written = self._levels.pop()
         if self._levels:

@@ -73,8 +73,8 @@ class ObjectFile:
             recorded = name if holds_values is None else DEFAULT_SERIALIZER
         if recorded != name:
             raise DatabaseFileError(
-                f"{self.path} holds values of the serializer {recorded!r} and was opened with {name!r}; "
-                f"open it with {recorded!r}, or copy its values into a new object"
+                f"{self.path} holds values of the serializer {recorded!r} and was opened with "
+                f"{name!r}; open it with {recorded!r}, or copy its values into a new object"
             )
 
     def confirm(self) -> None:

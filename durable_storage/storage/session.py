@@ -203,6 +203,7 @@ class Session:
         return depth
 
     def leave_savepoint(self, depth: int, *, keep: bool) -> None:
+        """Keep or undo what was done since `enter_savepoint` gave ``depth``."""
         if not self.open or self.depth != depth + 1:
             # The object broke inside, or the savepoint was abandoned: it is gone already.
             return
@@ -218,7 +219,7 @@ class Session:
     # -- explicit transactions ------------------------------------------------------------
 
     def enter_transaction(self) -> int:
-        """Begin an explicit transaction, or a savepoint inside one; the implicit one is committed."""
+        """Begin an explicit transaction, or a savepoint inside one."""
         if self.life.explicit:
             depth = self.enter_savepoint()
         else:

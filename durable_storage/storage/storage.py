@@ -34,9 +34,17 @@ _Pairs = list[tuple[str, object]]
 class Bookmarks(Protocol):
     """The commit log, as far as an object sees it."""
 
-    def current_bookmark(self) -> str: ...
-    def bookmark_for_time(self, time_ms: int) -> str: ...
-    def request_restore(self, bookmark: str) -> str: ...
+    def current_bookmark(self) -> str:
+        """The bookmark of the newest commit."""
+        ...
+
+    def bookmark_for_time(self, time_ms: int) -> str:
+        """The bookmark of the last commit at or before a time."""
+        ...
+
+    def request_restore(self, bookmark: str) -> str:
+        """Restore at the next start; the bookmark that undoes it."""
+        ...
 
 
 @final
@@ -437,7 +445,8 @@ class DurableObjectStorage:
         due = alarm_time(when, self._now_ms())
         if not self._alarm_handler:
             raise ArgumentTypeError(
-                "Your Durable Object class must have an alarm() handler in order to call set_alarm()"
+                "Your Durable Object class must have an alarm() handler in order to call "
+                "set_alarm()"
             )
 
         def run(driven: bool) -> None:
@@ -518,7 +527,7 @@ class DurableObjectStorage:
         return Ready(self._log("get_bookmark_for_time()").bookmark_for_time(time_ms))
 
     def on_next_session_restore_bookmark(self, bookmark: str) -> Eager[str]:
-        """Restore the object to ``bookmark`` when it next starts; call ``ctx.abort()`` to make it now.
+        """Restore the object to ``bookmark`` when it next starts; ``ctx.abort()`` makes that now.
 
         Returns:
             The bookmark of the state just before the restore, which undoes it.

@@ -43,8 +43,8 @@ class DurableObjectTransaction:
             raise TransactionError(f"Cannot {operation}() on rolled back transaction")
         if self._state == "committed":
             raise TransactionError(
-                f"Cannot call {operation}() on transaction that has already committed: did you move "
-                "`txn` outside of the closure?"
+                f"Cannot call {operation}() on transaction that has already committed: did you "
+                "move `txn` outside of the closure?"
             )
         return self._storage
 

@@ -41,7 +41,7 @@ class Counter(DurableObject):
 async def client(counters, number):
     i = number
     while True:
-        name = f"c{i %% %(objects)d}"
+        name = f"c{i % %(objects)d}"
         value = await counters.get_by_name(name).increment()
         sys.stdout.write(f"{name} {value}\\n")
         sys.stdout.flush()
@@ -60,7 +60,7 @@ async def main():
                 group.start_soon(client, counters, i)
 
 anyio.run(main, backend=sys.argv[3])
-""" % {"objects": OBJECTS, "clients": CLIENTS}
+""".replace("%(objects)d", str(OBJECTS)).replace("%(clients)d", str(CLIENTS))
 
 
 def one_round(

@@ -324,6 +324,11 @@ async def dump(node: Any) -> dict[str, Any]:
     raise AssertionError("a calm disk kept failing") from error
 
 
+def descriptors() -> int:
+    """How many are open, where that can be seen."""
+    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+
+
 async def impatient(turns: int, scope: anyio.CancelScope) -> None:
     for _ in range(turns):
         await anyio.lowlevel.checkpoint()
@@ -334,7 +339,7 @@ async def play(seed: int) -> None:
     world = World(seed)
     rng = world.rng
     disk = Disk(random.Random(seed + 1))
-    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    before = descriptors()
 
     class Env:
         pass
@@ -381,7 +386,7 @@ async def play(seed: int) -> None:
                     if resident.host.session is not None and resident.host.session.depth:
                         world.problems.append("a savepoint was left open")
     gc.collect()
-    if before and len(os.listdir("/proc/self/fd")) > before + 2:
+    if descriptors() > before + 2:
         world.problems.append("descriptors were left open")
     assert not world.problems, f"seed {seed}: {world.problems}"
 

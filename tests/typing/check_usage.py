@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple, TypedDict
-
-from typing_extensions import assert_type
+from typing import Any, NamedTuple, TypedDict, assert_type
 
 from durable_storage import (
     DurableObject,

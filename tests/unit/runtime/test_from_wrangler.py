@@ -89,7 +89,7 @@ async def test_the_sample_project_runs_from_either_file(file: str) -> None:
     from durable_storage.runtime.wrangler import read_wrangler
 
     names = read_wrangler(config).class_names
-    classes = {name: Any_ for name in names}
+    classes = dict.fromkeys(names, Any_)
     async with Runtime.from_wrangler(config, classes=classes) as runtime:
         for binding in read_wrangler(config).bindings:
             namespace = getattr(runtime.env, binding.name)

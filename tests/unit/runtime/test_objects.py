@@ -85,11 +85,11 @@ async def test_a_method_that_does_not_exist_is_an_attribute_error() -> None:
     async with Runtime(history=OFF) as runtime:
         counter: Any = runtime.namespace(Counter).get_by_name("a")
         with pytest.raises(AttributeError, match="Counter has no method 'missing'"):
-            counter.missing  # noqa: B018
+            counter.missing
         with pytest.raises(AttributeError, match="public methods"):
-            counter._private  # noqa: B018
+            counter._private
         with pytest.raises(AttributeError, match="public methods"):
-            counter.ctx  # noqa: B018
+            counter.ctx
         with pytest.raises(AttributeError, match="no settable"):
             counter.value = 1
 
@@ -309,11 +309,10 @@ async def test_bad_ids_hints_and_jurisdictions_are_refused() -> None:
             counters.id_from_string(str(others.id_from_name("a")))
         with pytest.raises(ValueError, match="not valid for this namespace"):
             counters.get(others.id_from_name("a"))
+        bad = "moon"
         with pytest.raises(TypeError, match="get_by_name"):
-            bad = "a"
             counters.get(bad)
         with pytest.raises(ValueError, match="unknown"):
-            bad = "moon"
             counters.jurisdiction(bad)
         with pytest.raises(ValueError, match="unknown"):
             counters.get_by_name("a", location_hint=bad)
