@@ -142,6 +142,10 @@ class Recovery:
                 elif header is not None and after is not None and after[1] <= committed:
                     self._archive(descriptor, header, after, committed)
                     explained = True
+            except sqlite3.Error as error:
+                raise DatabaseFileError(
+                    f"{self._layout.database} cannot be opened: {error}"
+                ) from error
             finally:
                 connection.close()
             return explained
