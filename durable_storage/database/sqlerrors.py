@@ -35,11 +35,9 @@ PARAMETERS_BEFORE_THE_LAST: Final = (
     " parameters."
 )
 TRANSACTION_STATEMENT: Final = (
-    "To execute a transaction, please use the state.storage.transaction() or"
-    " state.storage.transactionSync() APIs instead of the SQL BEGIN TRANSACTION or SAVEPOINT"
-    " statements. The JavaScript API is safer because it will automatically roll back on"
-    " exceptions, and because it interacts correctly with Durable Objects' automatic atomic write"
-    " coalescing."
+    "To execute a transaction, use storage.transaction() or storage.transaction_sync() instead of"
+    " the SQL BEGIN TRANSACTION or SAVEPOINT statements: they roll back on exceptions, and they"
+    " work together with the automatic coalescing of writes."
 )
 
 CONSTRAINT: Final = sqlite3.SQLITE_CONSTRAINT

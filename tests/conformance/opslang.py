@@ -365,7 +365,7 @@ _OWN_WORDS: Final[tuple[tuple[str, tuple[type[BaseException], ...], str], ...]] 
     (r"^SQL code did not contain a statement", (DurableStorageError,), r"statement"),
     (r"got no results", (DurableStorageError,), r"no (result|row)"),
     (r"got multiple results", (DurableStorageError,), r"multiple|more than one"),
-    (r"^To execute a transaction, please use", (DurableStorageError,), r"transaction"),
+    (r"^To execute a transaction, please use", (DurableStorageError,), r"transaction_sync"),
     (r"could not be cloned", (DataCloneError,), r""),
     (_NO_PITR, (DurableStorageError,), r""),
     (r"^(Values|Keys) cannot be larger", (LimitExceededError,), r""),
