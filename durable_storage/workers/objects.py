@@ -53,6 +53,8 @@ class DurableObjectContext(Named):
 
     def __init__(self, ctx: DurableObjectState) -> None:
         self._ctx = ctx
+        # There, every class may set an alarm, with or without a handler.
+        ctx.storage._alarm_handler = True  # pyright: ignore[reportPrivateUsage]
         self.id = DurableObjectId(ctx.id)
         self.storage = DurableObjectStorage(ctx.storage)
         self.props: Any = ctx.props
@@ -233,6 +235,8 @@ class DurableObject(NativeObject):
 
     ctx: Any
     env: Any
+    # A class that is called TestSomething is no test of pytest.
+    __test__ = False
 
     def __init__(self, ctx: Any, env: Any) -> None:
         self.ctx = _context(ctx)

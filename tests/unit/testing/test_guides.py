@@ -10,12 +10,14 @@ import pytest
 pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).parents[3]
-FILE = re.compile(r"^```\{code-block\} \w+\n:caption: ([^\n]+)\n\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(
+    r"^```\{code-block\} \w+\n:caption: ([^\n]+)\n\n(.*?)^```$", re.MULTILINE | re.DOTALL
+)
 
 
 def files_of(guide: str) -> dict[str, str]:
     text = (ROOT / "docs" / "guides" / guide).read_text(encoding="utf-8")
-    return {name: code for name, code in FILE.findall(text)}
+    return dict(FILE.findall(text))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from durable_storage import History, ObjectResetError, Runtime, workers
+from durable_storage import DurableObjectState, History, ObjectResetError, Runtime, workers
 from durable_storage.testing import ManualClock, run_in_durable_object
 
 with workers.installed():
@@ -64,6 +64,15 @@ def test_the_modules_are_there_only_as_long_as_they_are_asked_for() -> None:
         assert js.JSON.parse(js.JSON.stringify({"a": 1})) == {"a": 1}
         assert js.Date.new(1000).timestamp() == 1
     assert {name: sys.modules.get(name) for name in before} == before
+
+
+async def test_the_class_runs_on_a_state_opened_alone(tmp_path: Any) -> None:
+    async with DurableObjectState.open(
+        tmp_path / "vault.sqlite", name="main", history=History(enabled=False)
+    ) as ctx:
+        opened = await ctx.run_event(lambda: vault.Vault(ctx, {}))
+        for check in ("check_put_get", "check_alarm", "check_sql_rows", "check_id"):
+            await ctx.run_event(getattr(opened, check))
 
 
 async def test_a_call_passes_copies(env: Any) -> None:
