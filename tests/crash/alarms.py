@@ -124,20 +124,21 @@ def one_round(
     command = python(
         "tests.crash.alarms", "--work", path, "--first", str(first), "--backend", backend
     )
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    assert process.stdout is not None
     enough = chance.randint(1, 400)
     done = 0
-    while done < enough:
-        line = process.stdout.readline()
-        assert line, f"the worker ended by itself: {process.wait()}"
-        note(line, books)
-        done += line.startswith("done")
-    process.send_signal(signal.SIGKILL)
-    for line in process.stdout.read().splitlines(keepends=True):
-        if line.endswith("\n"):
-            note(line, books)
-    process.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        try:
+            while done < enough:
+                line = process.stdout.readline()
+                assert line, f"the worker ended by itself: {process.wait()}"
+                note(line, books)
+                done += line.startswith("done")
+        finally:
+            process.send_signal(signal.SIGKILL)
+        for line in process.stdout.read().splitlines(keepends=True):
+            if line.endswith("\n"):
+                note(line, books)
     due: int = anyio.run(look, path, books, backend=backend)
     return done, due
 
@@ -150,7 +151,7 @@ async def look(path: str, books: dict[str, Bookkeeping]) -> int:
         assert not registry.clean_start
         bells = runtime.namespace(Bell)
         with anyio.fail_after(30):
-            while registry.count_alarms():
+            while registry.count_alarms():  # noqa: ASYNC110 - nobody tells
                 await anyio.sleep(0.02)
         for name, book in books.items():
             number, runs, pending = await bells.get_by_name(name).state()
@@ -230,7 +231,7 @@ async def flood(count: int, open_max: int, path: str) -> dict[str, float]:
             most = max(most, runtime.open_objects)
             await anyio.sleep(0.01)
             assert time.monotonic() - began < 600, f"{len(ran)} of {count} ran"
-        while runtime.registry.count_alarms():
+        while runtime.registry.count_alarms():  # noqa: ASYNC110 - nobody tells
             await anyio.sleep(0.01)
         run_seconds = time.monotonic() - began
         assert len(ran) == len(set(ran)) == count, "an alarm ran twice"
