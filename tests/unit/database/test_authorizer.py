@@ -39,7 +39,9 @@ def keys(rig: Rig) -> Rig:
 def test_transaction_statements_name_the_right_api(keys: Rig, statement: str) -> None:
     keys.begin()
     keys.database.savepoint(0)
-    with pytest.raises(SqlError, match=r"please use the state\.storage\.transaction\(\)"):
+    with pytest.raises(
+        SqlError, match=r"use storage\.transaction\(\) or storage\.transaction_sync\(\)"
+    ):
         keys.exec(statement)
     assert keys.database.in_transaction
     assert not keys.database.transaction_lost
