@@ -19,7 +19,7 @@ from collections.abc import Callable, Generator
 from typing import Final
 
 from ..history.files import Files
-from ..history.layout import Layout, read_identity
+from ..history.layout import Layout, read_base, read_identity
 from ..history.reader import HistoryReader
 from ..history.segment import SegmentLog, find_object_id
 from ..history.snapshot import Snapshots
@@ -163,6 +163,8 @@ def open_reader(layout: Layout) -> HistoryReader | None:
         segment_size_bytes=_UNLIMITED,
         segment_age_ms=_UNLIMITED,
     )
-    log.read_only()
+    base = read_base(layout.base)
+    if base is None or not log.open_at(base.number, base.segment, base.offset):
+        log.read_only(durable=base.number if base is not None else 0)
     snapshots = Snapshots(layout.snapshots, files, object_id=object_id)
     return HistoryReader(layout, log, snapshots, object_id)

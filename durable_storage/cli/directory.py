@@ -181,10 +181,14 @@ def opened(path: str) -> Generator[Directory]:
         Failure: it is no data directory.
     """
     _check(path)
+    owner = _running_owner(path)
+    if owner == os.getpid():
+        # Closing a file that is read here would drop the locks that SQLite holds on it.
+        raise Failure(f"{path!r} is in use by this very process; look into it from another one")
     with copied(os.path.join(path, "registry.sqlite")) as copy:
         registry = Registry(copy)
         try:
-            yield Directory(path, registry, running=_is_running(path))
+            yield Directory(path, registry, running=owner is not None)
         finally:
             registry.close()
 
@@ -223,17 +227,19 @@ def _check(path: str, *, may_be_empty: bool = False) -> None:
         raise Failure(f"{path!r} is not a data directory: it has no registry.sqlite")
 
 
-def _is_running(path: str) -> bool:
+def _running_owner(path: str) -> int | None:
+    """The pid of the process that seems to own a directory."""
     # Asked without locking, because a runtime that starts at that moment would be refused. The
     # owner writes its pid and erases it at its end.
     try:
         with open(os.path.join(path, "owner.lock"), "rb") as file:
-            os.kill(int(file.read(32)), 0)
+            pid = int(file.read(32))
+        os.kill(pid, 0)
     except PermissionError:
-        return True
+        return -1  # of another user
     except (OSError, ValueError, OverflowError):
-        return False
-    return True
+        return None
+    return pid
 
 
 def _entries(path: str) -> list[str]:

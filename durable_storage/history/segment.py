@@ -183,9 +183,9 @@ class SegmentLog:
         """
         self._find_head(durable, cut=True)
 
-    def read_only(self) -> None:
-        """Find the head and change nothing."""
-        self._find_head(0, cut=False)
+    def read_only(self, durable: int = 0) -> None:
+        """Find the head as `recover` does, and change nothing."""
+        self._find_head(durable, cut=False)
 
     def _find_head(self, durable: int, *, cut: bool) -> None:
         for path in reversed(self.segments()):
