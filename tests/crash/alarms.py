@@ -57,9 +57,13 @@ class Bell(DurableObject):
         self.ctx.storage.kv.put("set", number)
         self.ctx.storage.set_alarm(datetime.timedelta(milliseconds=milliseconds))
 
-    async def delete(self, number: int) -> None:
+    async def delete(self, number: int) -> bool:
+        """Delete the alarm if there is one; while its handler runs there is none."""
+        if await self.ctx.storage.get_alarm() is None:
+            return False
         self.ctx.storage.kv.put("set", number)
         self.ctx.storage.delete_alarm()
+        return True
 
     async def state(self) -> tuple[int, dict[int, int], bool]:
         kv = self.ctx.storage.kv
@@ -78,7 +82,9 @@ async def client(bells: Any, number: int, first: int) -> None:
         kind = chance.random()
         if kind < 0.25:
             say(f"delete {name} {count}")
-            await stub.delete(count)
+            if not await stub.delete(count):
+                say(f"nothing {name} {count}")
+                continue
         else:
             late = kind > 0.75
             delay = chance.randint(100, int(SOON_SECONDS * 1000)) if late else chance.randint(1, 20)
@@ -113,6 +119,8 @@ def note(line: str, books: dict[str, Bookkeeping]) -> None:
     book, number = books.setdefault(name, Bookkeeping()), int(text)
     if what in ("set", "delete"):
         book.tried, book.tried_kind = number, what
+    elif what == "nothing":
+        book.tried, book.tried_kind = book.acknowledged, book.kind
     else:
         book.acknowledged, book.kind = number, book.tried_kind
 
