@@ -45,9 +45,11 @@ class DurableObjectState:
         id: the object's id.
         storage: its private storage.
         props: what the runtime was given for it; empty unless set.
+        clock: what tells the runtime the time; beyond Cloudflare's API.
+        serializer: how its values are encoded; beyond Cloudflare's API.
     """
 
-    __slots__ = ("_host", "_life", "_loop", "id", "props", "storage")
+    __slots__ = ("_host", "_life", "_loop", "clock", "id", "props", "serializer", "storage")
 
     def __init__(
         self,
@@ -56,10 +58,13 @@ class DurableObjectState:
         life: Life,
         storage: DurableObjectStorage,
         loop: Loop,
+        settings: Settings,
         props: Any = None,
     ) -> None:
         self.id = object_id
         self.storage = storage
+        self.clock: Clock = settings.clock
+        self.serializer: Serializer = settings.serializer
         self.props: Any = {} if props is None else props
         self._host = host
         self._life = life
@@ -308,7 +313,7 @@ def new_state(
             _bookmarks(host),
             alarm_handler=alarm_handler,
         )
-    return DurableObjectState(object_id, host, life, storage, loop, props)
+    return DurableObjectState(object_id, host, life, storage, loop, settings, props)
 
 
 @final

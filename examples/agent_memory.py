@@ -4,8 +4,8 @@
     python examples/agent_memory.py [DIRECTORY] < SCRIPT    the same, without a terminal
 
 The agent here is a stand-in that answers with what it remembers; a language model would be given
-the same passages. Messages, their index and the reminders are in one database, so that what is
-said and what is planned can never disagree.
+the same passages. Messages, their index and the schedules of the reminders are in one database, so
+that what is said and what is planned can never disagree.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from durable_storage import DurableObject, DurableObjectState, Runtime
 from durable_storage.migrate import migrate
+from durable_storage.schedule import Schedules
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Conversation(DurableObject):
     def __init__(self, ctx: DurableObjectState, env: Any) -> None:
         super().__init__(ctx, env)
         self.sql = ctx.storage.sql
+        self.schedules = Schedules(self)
         migrate(
             ctx.storage,
             [
@@ -47,9 +50,6 @@ class Conversation(DurableObject):
                 CREATE TRIGGER index_message AFTER INSERT ON messages BEGIN
                     INSERT INTO messages_index(rowid, text) VALUES (new.id, new.text);
                 END;
-                CREATE TABLE reminders(
-                    id INTEGER PRIMARY KEY, text TEXT NOT NULL, due_at REAL NOT NULL
-                );
                 """
             ],
         )
@@ -87,22 +87,13 @@ class Conversation(DurableObject):
         return answer
 
     async def remind(self, text: str, after: timedelta) -> None:
-        due_at = datetime.now(UTC) + after
-        self.sql.exec("INSERT INTO reminders(text, due_at) VALUES (?, ?)", text, due_at.timestamp())
-        self._set_alarm()
+        self.schedules.once(f"reminder {uuid.uuid4()}", after, "_remind", text)
+
+    async def _remind(self, text: str) -> None:
+        await self.say("assistant", f"Reminder: {text}")
 
     async def alarm(self) -> None:
-        now = datetime.now(UTC).timestamp()
-        for row in self.sql.exec("SELECT * FROM reminders WHERE due_at <= ?", now).to_array():
-            await self.say("assistant", f"Reminder: {row['text']}")
-            self.sql.exec("DELETE FROM reminders WHERE id = ?", row["id"])
-        self._set_alarm()
-
-    def _set_alarm(self) -> None:
-        """An object has one alarm: it is set to the first of its reminders."""
-        first = self.sql.exec("SELECT min(due_at) AS due_at FROM reminders").one()["due_at"]
-        if first is not None:
-            self.ctx.storage.set_alarm(datetime.fromtimestamp(first, UTC))
+        await self.schedules.run_due()
 
 
 async def talk(conversation: Conversation, line: str) -> str:

@@ -17,7 +17,16 @@ PACKAGE = "durable_storage"
 ROOT = Path(__file__).parents[1] / PACKAGE
 
 FOUNDATION = {"errors", "limits", "ids", "clock", "serializers"}
-EDGES = {"testing", "workers", "__main__", "cli", "integrations", "sync", "pytest_plugin"}
+EDGES = {
+    "testing",
+    "workers",
+    "__main__",
+    "cli",
+    "integrations",
+    "sync",
+    "pytest_plugin",
+    "schedule",
+}
 
 # Each room may import itself, and the rooms named here.
 MAY_IMPORT: dict[str, set[str]] = {

@@ -237,9 +237,12 @@ class AlarmSlot:
             if self._index is not None:
                 self._index.changed(owed[1])
 
-    def complete_index(self) -> None:
-        """After a crash, see to it that the index knows of the alarm."""
-        if self._index is not None and not self._index.complete:
-            due = self.due_ms()
-            if due is not None:
-                self._index.earlier(due)
+    def complete_index(self, *, restored: bool = False) -> None:
+        """After a crash or a restore, see to it that the index knows of the alarm, or of none."""
+        if self._index is None or (self._index.complete and not restored):
+            return
+        due = self.due_ms()
+        if due is not None:
+            self._index.earlier(due)
+        elif restored:
+            self._index.changed(None)
