@@ -61,6 +61,7 @@ class Host:
         self._file: ObjectFile | None = None
         self._previous: Life | None = None
         self._suspect = False
+        self._restored = False
         self._fold_wanted = False
         self._folded: Signal | None = None
         self._fold_at_bytes = FOLD_AT_BYTES
@@ -111,7 +112,8 @@ class Host:
         except OSError as exc:
             raise ObjectResetError(f"{self.name} cannot start: {exc}") from exc
         session = Session(file.database, settings.serializer, settings.limits, self._alarm_index)
-        session.alarm.complete_index()
+        session.alarm.complete_index(restored=self._restored)
+        self._restored = False
         life = session.life = Life(
             self._loop,
             self.name,
@@ -148,6 +150,7 @@ class Host:
 
     def _close_file(self) -> None:
         file, self._file = self._file, None
+        self._restored = self._restored or self.restore_requested
         self.restore_requested = False
         if file is not None:
             with contextlib.suppress(DurableStorageError, OSError):

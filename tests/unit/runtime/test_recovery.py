@@ -1,0 +1,139 @@
+"""Point-in-time recovery as an object uses it."""
+
+from __future__ import annotations
+
+import pathlib
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from durable_storage import (
+    BookmarkError,
+    DurableObject,
+    History,
+    ObjectResetError,
+    Runtime,
+    TransactionError,
+)
+from durable_storage.testing import ManualClock
+
+pytestmark = pytest.mark.anyio
+
+
+class Notes(DurableObject):
+    async def put(self, key: str, value: Any) -> str:
+        self.ctx.storage.put(key, value)
+        return await self.ctx.storage.get_current_bookmark()
+
+    async def get(self, key: str) -> Any:
+        return await self.ctx.storage.get(key)
+
+    async def dump(self) -> dict[str, Any]:
+        return await self.ctx.storage.list()
+
+    async def bookmark(self) -> str:
+        return await self.ctx.storage.get_current_bookmark()
+
+    async def bookmark_at(self, when: Any) -> str:
+        return await self.ctx.storage.get_bookmark_for_time(when)
+
+    async def restore(self, bookmark: str) -> None:
+        self.env["undo"] = await self.ctx.storage.on_next_session_restore_bookmark(bookmark)
+        self.ctx.storage.put("after", "lost with the abort")
+        self.ctx.abort("restoring")
+
+    async def wipe(self) -> None:
+        await self.ctx.storage.delete_all(delete_alarm=True)
+
+    async def remind(self, delay: timedelta | None) -> None:
+        if delay is None:
+            await self.ctx.storage.delete_alarm()
+        else:
+            await self.ctx.storage.set_alarm(delay)
+
+    async def alarm(self) -> None:
+        self.ctx.storage.put("rang", True)
+
+
+async def restore(notes: Any, bookmark: str) -> None:
+    with pytest.raises(ObjectResetError, match="restoring"):
+        await notes.restore(bookmark)
+
+
+async def test_a_restore_its_undo_and_the_undo_of_that(tmp_path: pathlib.Path) -> None:
+    env: dict[str, str] = {}
+    async with Runtime(tmp_path, env=env) as runtime:
+        notes = runtime.namespace(Notes).get_by_name("a")
+        first = await notes.put("k", 1)
+        await notes.put("k", 2)
+        await notes.wipe()
+        await notes.put("other", 3)
+        await restore(notes, first)
+        assert await notes.dump() == {"k": 1}
+        undo = env["undo"]
+        assert first < undo < await notes.bookmark()
+        await restore(notes, undo)
+        assert await notes.dump() == {"other": 3}
+        again = env["undo"]
+    async with Runtime(tmp_path, env=env) as runtime:
+        notes = runtime.namespace(Notes).get_by_name("a")
+        assert await notes.dump() == {"other": 3}
+        await restore(notes, again)
+        assert await notes.dump() == {"k": 1}
+
+
+async def test_a_restored_alarm_runs_and_a_removed_one_does_not() -> None:
+    clock = ManualClock()
+    async with Runtime(clock=clock, env={}) as runtime:
+        notes = runtime.namespace(Notes).get_by_name("a")
+        none = await notes.bookmark()
+        await notes.remind(timedelta(hours=1))
+        set_ = await notes.bookmark()
+        await notes.remind(None)
+        await restore(notes, set_)
+        await clock.advance(timedelta(minutes=59))
+        assert await notes.get("rang") is None
+        await restore(notes, none)
+        await clock.advance(timedelta(hours=2))
+        assert await notes.get("rang") is None
+        await restore(notes, set_)
+        # The restore is made when the object next starts; its alarm is overdue by then.
+        assert await notes.get("rang") is None
+        await clock.advance(1)
+        assert await notes.get("rang") is True
+
+
+async def test_a_time_names_the_last_commit_at_or_before_it() -> None:
+    clock = ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
+    async with Runtime(clock=clock, env={}) as runtime:
+        notes = runtime.namespace(Notes).get_by_name("a")
+        await notes.put("k", 1)
+        await clock.advance(60)
+        await notes.put("k", 2)
+        await clock.advance(60)
+        await restore(notes, await notes.bookmark_at(datetime(2026, 1, 1, 0, 0, 30, tzinfo=UTC)))
+        assert await notes.get("k") == 1
+        with pytest.raises(BookmarkError, match="history begins"):
+            await notes.bookmark_at(datetime(2020, 1, 1, tzinfo=UTC))
+        with pytest.raises(BookmarkError, match="future"):
+            await notes.bookmark_at(datetime(2027, 1, 1, tzinfo=UTC))
+        with pytest.raises(ValueError, match="naive"):
+            await notes.bookmark_at(datetime(2026, 1, 1))
+
+
+async def test_bookmarks_that_are_none_change_nothing() -> None:
+    async with Runtime(env={}) as runtime:
+        notes = runtime.namespace(Notes).get_by_name("a")
+        other = runtime.namespace(Notes).get_by_name("b")
+        mine = await notes.put("k", 1)
+        for bad in ("", "x", mine[:-1], mine.upper(), await other.put("k", 1)):
+            with pytest.raises(BookmarkError):
+                await notes.restore(bad)
+        assert await notes.dump() == {"k": 1}
+
+
+async def test_without_history_bookmarks_are_refused() -> None:
+    async with Runtime(history=History(enabled=False), env={}) as runtime:
+        with pytest.raises(TransactionError, match="history"):
+            await runtime.namespace(Notes).get_by_name("a").bookmark()
