@@ -16,9 +16,10 @@ deadline; the wall clock moves with the monotonic one, except for ``set_wall``.
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import final
@@ -27,6 +28,7 @@ import anyio
 import anyio.lowlevel
 
 from ..errors import ArgumentTypeError, ArgumentValueError, ConcurrencyError
+from ..gates.loop import Loop
 
 __all__ = ["ManualClock"]
 
@@ -34,7 +36,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 _SETTLE_TURNS = 64
-"""Turns of the event loop that woken tasks get before time moves on."""
+"""Turns of the event loop that woken tasks get before time moves on, at most."""
+_QUIET_TURNS = 6
+"""So many turns in which nobody else was runnable are enough."""
 
 
 def _wall_microseconds(moment: datetime) -> int:
@@ -190,8 +194,13 @@ class ManualClock:
     async def _settle(self) -> None:
         """Return once runnable tasks had their turns and nobody holds the clock."""
         while True:
+            quiet = 0
             for _ in range(_SETTLE_TURNS):
                 await anyio.lowlevel.checkpoint()
+                # Nobody else can run: what comes next comes from outside the loop, or with time.
+                quiet = 0 if _others_runnable() else quiet + 1
+                if quiet == _QUIET_TURNS:
+                    break
             if not self._holds:
                 return
             self._released = anyio.Event()
@@ -201,6 +210,18 @@ class ManualClock:
         if self._released is not None and not self._holds:
             self._released.set()
             self._released = None
+
+
+def _others_runnable() -> bool:
+    """Whether another task or callback of this loop may run now; True if nobody can tell."""
+    loop = Loop.running()
+    if loop.is_trio:
+        import trio
+
+        told = trio.lowlevel.current_statistics()
+        return bool(told.tasks_runnable or told.run_sync_soon_queue_size)
+    ready: Collection[object] | None = getattr(asyncio.get_running_loop(), "_ready", None)
+    return ready is None or bool(ready)
 
 
 def _span_microseconds(delta: timedelta | float | None, seconds: float | None) -> int:
