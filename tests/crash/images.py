@@ -274,12 +274,16 @@ def crash_everywhere(
             if operation.kind == "modified":
                 continue
             result.operations += 1
-            # An answer is where a promise begins; every one of them is looked at.
+            # An answer is where a promise begins, and a sync is where it becomes possible: every one
+            # of them is looked at.
             promise = operation.mark is not None and "end" in operation.mark
             interesting += 1
+            chosen = variants
             if not promise and interesting % every != seed % every:
-                continue
-            for variant in variants:
+                if operation.kind != "sync":
+                    continue
+                chosen = ("dropped",)
+            for variant in chosen:
                 chance = random.Random(f"{seed} {number} {variant}")
                 path = os.path.join(place, "image")
                 disk.build(path, variant, chance)

@@ -26,7 +26,8 @@ def sites(place: str, patch: pytest.MonkeyPatch) -> set[Site]:  # noqa: F811
 
 
 @pytest.mark.skipif(
-    "DURABLE_STORAGE_SLOW_TESTS" not in os.environ, reason="takes minutes; set DURABLE_STORAGE_SLOW_TESTS"
+    "DURABLE_STORAGE_SLOW_TESTS" not in os.environ,
+    reason="takes minutes; set DURABLE_STORAGE_SLOW_TESTS",
 )
 def test_every_sync_is_needed(place: str, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     shrink_constants(monkeypatch)
