@@ -49,6 +49,7 @@ class Session:
         "depth",
         "kv",
         "life",
+        "occupant",
         "open",
         "withhold",
     )
@@ -65,6 +66,8 @@ class Session:
         self.database = database
         self.open = False
         self.depth = 0
+        # What stands at each depth: a block that was abandoned must not end its successor.
+        self.occupant: dict[int, object] = {}
         self.withhold = False
         self.kv = KvBuffer(database, serializer, limits, self._begin_kv)
         self._serializer_name = serializer.name
@@ -200,6 +203,7 @@ class Session:
         depth = self.depth
         self.database.savepoint(depth)
         self.depth = depth + 1
+        self.occupant[depth] = object()
         return depth
 
     def leave_savepoint(self, depth: int, *, keep: bool) -> None:

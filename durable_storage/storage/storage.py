@@ -394,14 +394,18 @@ class DurableObjectStorage:
         session = self._session
         driven = session.life.admit("transaction_sync()")
         depth = session.enter_savepoint()
+        mine = session.occupant[depth]
         self._wrote_in(session, driven)
         life = session.life
         try:
             yield
         except BaseException:
-            session.leave_savepoint(depth, keep=False)
+            if session.occupant.get(depth) is mine:
+                session.leave_savepoint(depth, keep=False)
             raise
-        if life.broken is None and session.depth != depth + 1:
+        if life.broken is None and (
+            session.depth != depth + 1 or session.occupant.get(depth) is not mine
+        ):
             raise TransactionError(
                 "a transaction_sync() block was left while one opened later is still open, or "
                 "after an await let another step end it; do not await inside it"
