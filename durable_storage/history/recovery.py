@@ -280,9 +280,8 @@ class Recovery:
         # A WAL next to the new file would be taken for its own. All of it is in the log.
         for path in (layout.wal, layout.wal[:-3] + "shm", layout.journal):
             self._files.unlink(path)
-        self._files.sync_directory(os.path.dirname(layout.database))
-        # Its content need not be durable before its name: until _finish has synced it and the
-        # intent is gone, the next open does all of this again.
+        # Neither that nor the content need be durable before the new name: until _finish has synced
+        # the file and the intent is gone, the next open does all of this again.
         self._files.rename(image.path, layout.database)
         self._finish()
 

@@ -34,8 +34,8 @@ def test_every_bookmark_inside_the_retention_holds_what_it_held(
                 assert session.exported(bookmark) == state
                 checked += 1
             except BookmarkError as error:
-                assert time_ms < cutoff, error
-                assert "was pruned" in str(error)
+                if time_ms >= cutoff or "was pruned" not in str(error):
+                    raise
                 pruned += 1
         marks = list(known.bookmarks)
         assert marks == sorted(marks)
