@@ -23,6 +23,7 @@ from .errors import (
     SqlError,
     TransactionError,
 )
+from .gates.outgoing import outgoing
 from .history import History
 from .ids import DurableObjectId
 from .limits import Limits
@@ -77,4 +78,5 @@ __all__ = [
     "SystemClock",
     "TransactionError",
     "__version__",
+    "outgoing",
 ]

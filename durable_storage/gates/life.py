@@ -85,6 +85,7 @@ class Life:
         "on_broken",
         "pending",
         "root",
+        "sending",
         "storage_failed",
         "waiting",
     )
@@ -122,6 +123,7 @@ class Life:
         self.background = 0
         self.waiting: set[Frame] = set()
         self.calling: set[Frame] = set()
+        self.sending: set[Frame] = set()
         self.folding: threading.Event | None = None
         self.gate = OutputGate(
             loop,
@@ -568,7 +570,9 @@ class Life:
         self.root.fail_all(refusal)
         self.on_broken(self)
         current = self.loop.current
-        doomed = [*self.waiting, *self.calling] if calls else [*self.waiting]
+        doomed = {*self.waiting, *self.sending}
+        if calls:
+            doomed |= self.calling
         for frame in doomed:
             if frame is not current:
                 frame.kill()
