@@ -136,6 +136,8 @@ class AlarmSlot:
         self._owed: tuple[int, int | None] | None = None
         self.running = False
         self._set_while_running = False
+        # What `_set_while_running` was when each open savepoint was entered.
+        self._levels: list[bool] = []
 
     def due_ms(self) -> int | None:
         """When the alarm is due, as the storage holds it."""
@@ -209,10 +211,22 @@ class AlarmSlot:
 
     # -- transactions ---------------------------------------------------------------------
 
+    def push(self) -> None:
+        """Start to note what is set, because it may be rolled back."""
+        self._levels.append(self._set_while_running)
+
+    def release(self) -> None:
+        """Keep what was set since the matching `push`."""
+        self._levels.pop()
+
+    def rollback(self) -> None:
+        """Forget what was set since the matching `push`; what was set before stays set."""
+        self._set_while_running = self._levels.pop()
+        self.forget()
+
     def forget(self) -> None:
         """Something was rolled back: read the truth again when it is asked for."""
         self._known = False
-        self._set_while_running = False
 
     def before_commit(self) -> None:
         """Tell the index of an alarm that is earlier than it knows."""

@@ -200,6 +200,7 @@ class Session:
         """Open a savepoint; its depth, for `leave_savepoint`."""
         self.begin()
         self.kv.push()
+        self.alarm.push()
         depth = self.depth
         self.database.savepoint(depth)
         self.depth = depth + 1
@@ -213,10 +214,11 @@ class Session:
             return
         if keep:
             self.kv.release()
+            self.alarm.release()
             self.database.release(depth)
         else:
             self.kv.rollback()
-            self.alarm.forget()
+            self.alarm.rollback()
             self.database.rollback_to(depth)
         self.depth = depth
 
@@ -231,6 +233,7 @@ class Session:
             self.database.begin()
             self.open = True
             self.kv.push()
+            self.alarm.push()
             self.depth = 1
         self.life.explicit += 1
         return depth
@@ -250,13 +253,14 @@ class Session:
             return
         if keep:
             self.kv.release()
+            self.alarm.release()
             self.depth = 0
             life.pending = True
             life.commit()
             return
         self.kv.rollback()
+        self.alarm.rollback()
         self.depth = 0
-        self.alarm.forget()
         self.withhold = False
         life.pending = False
         self.open = False

@@ -1,0 +1,100 @@
+"""What an alarm's handler may do to the object's one alarm before it ends."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from durable_storage import DurableObject, Runtime
+from durable_storage.testing import ManualClock
+
+pytestmark = pytest.mark.anyio
+
+LATER = datetime.timedelta(seconds=500)
+
+
+class Handler(DurableObject):
+    """Its alarm does what the test says."""
+
+    does: Callable[[Any], Awaitable[None]]
+    retries: list[int]
+
+    async def arm(self) -> None:
+        await self.ctx.storage.set_alarm(datetime.timedelta(seconds=5))
+
+    async def armed(self) -> datetime.datetime | None:
+        return await self.ctx.storage.get_alarm()
+
+    async def alarm(self, alarm_info: Any) -> None:
+        type(self).retries.append(alarm_info.retry_count)
+        await type(self).does(self)
+
+
+async def run(does: Callable[[Any], Awaitable[None]], *seconds: float) -> datetime.timedelta | None:
+    """Run an alarm that ``does`` this; how much later than it the alarm is set to afterwards."""
+    clock = ManualClock()
+    due = clock.now + datetime.timedelta(seconds=5)
+    Handler.does = staticmethod(does)  # type: ignore[assignment]
+    Handler.retries = []
+    async with Runtime(clock=clock) as runtime:
+        handler = runtime.namespace(Handler).get_by_name("one")
+        await handler.arm()
+        for each in seconds or (5,):
+            await clock.advance(each)
+        armed = await handler.armed()
+    assert Handler.retries
+    return None if armed is None else armed - due
+
+
+async def rolled_back_block(handler: Any) -> None:
+    def fail() -> None:
+        handler.ctx.storage.put("key", 1)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        handler.ctx.storage.transaction_sync(fail)
+
+
+async def rolled_back_transaction(handler: Any) -> None:
+    async with handler.ctx.storage.transaction() as txn:
+        await txn.put("key", 1)
+        txn.rollback()
+
+
+async def deleted(handler: Any) -> None:
+    await handler.ctx.storage.delete_all()
+
+
+@pytest.mark.parametrize("then", [rolled_back_block, rolled_back_transaction, deleted])
+@pytest.mark.parametrize("committed", [True, False])
+@pytest.mark.parametrize("fails", [True, False])
+async def test_an_alarm_it_has_set_outlasts_what_it_rolls_back(
+    then: Callable[[Any], Awaitable[None]], committed: bool, fails: bool
+) -> None:
+    async def does(handler: Any) -> None:
+        await handler.ctx.storage.set_alarm(LATER)
+        if committed:
+            await handler.ctx.storage.sync()
+        await then(handler)
+        assert await handler.ctx.storage.get_alarm() is not None
+        if fails:
+            raise ZeroDivisionError
+
+    assert await run(does) == LATER
+    assert Handler.retries == [0]
+
+
+async def test_one_that_is_rolled_back_was_never_set() -> None:
+    async def does(handler: Any) -> None:
+        def fail() -> None:
+            handler.ctx.storage.set_alarm(LATER)
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            handler.ctx.storage.transaction_sync(fail)
+        assert await handler.ctx.storage.get_alarm() is None
+
+    assert await run(does) is None
