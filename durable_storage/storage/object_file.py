@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import final
@@ -96,8 +97,11 @@ class ObjectFile:
         Nobody else may use the database meanwhile. False if it could not be folded now.
         """
         with self._lock:
-            # What is not in the log (a full disk) must stay in the WAL.
-            if self.log is not None and not self.log.archive():
+            if self.log is None:
+                # Folding may delete the WAL; its name must not be the one of an earlier WAL by then.
+                self.database.confirm()
+            elif not self.log.archive():
+                # What is not in the log (a full disk) must stay in the WAL.
                 return False
             folded = self.database.checkpoint()
             if folded and self.log is not None:
@@ -112,5 +116,8 @@ class ObjectFile:
             try:
                 if self.log is not None:
                     self.log.close()
+                elif self.database.commits:
+                    with contextlib.suppress(OSError):
+                        self.database.confirm()
             finally:
                 self.database.close()
