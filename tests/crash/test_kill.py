@@ -70,23 +70,21 @@ def one_round(
     script = os.path.join(directory, "worker.py")
     pathlib.Path(script).write_text(WORKER)
     data = os.path.join(directory, "data")
-    process = subprocess.Popen(
-        [sys.executable, script, data, "run", backend], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
     count = 0
     enough = rng.randint(1, 1500)
-    while count < enough:
-        line = process.stdout.readline()
-        if not line:
-            raise AssertionError(f"the worker ended by itself: {process.wait()}")
-        count += note(line, acknowledged)
-    process.send_signal(signal.SIGKILL)
-    rest = process.stdout.read()
-    for line in rest.splitlines(keepends=True):
-        if line.endswith("\n"):
+    with subprocess.Popen(
+        [sys.executable, script, data, "run", backend], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        while count < enough:
+            line = process.stdout.readline()
+            if not line:
+                raise AssertionError(f"the worker ended by itself: {process.wait()}")
             count += note(line, acknowledged)
-    process.wait()
+        process.send_signal(signal.SIGKILL)
+        for line in process.stdout.read().splitlines(keepends=True):
+            if line.endswith("\n"):
+                count += note(line, acknowledged)
     checked = subprocess.run(
         [sys.executable, script, data, "check", backend],
         capture_output=True,
