@@ -182,7 +182,7 @@ def rounds(count: int, seed: int) -> tuple[int, int]:
     chance = random.Random(seed)
     books: dict[str, Bookkeeping] = {}
     operations = owed = 0
-    with tempfile.TemporaryDirectory(dir=MEMORY) as place:
+    with tempfile.TemporaryDirectory(dir=MEMORY, prefix="durable-crash-") as place:
         path = os.path.join(place, "data")
         for number in range(count):
             backend = ("asyncio", "trio")[number % 2]

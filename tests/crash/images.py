@@ -262,7 +262,7 @@ def crash_everywhere(
 ) -> Result:
     """Record a script, then check the images of each prefix of its record."""
     result = Result()
-    with tempfile.TemporaryDirectory(dir=MEMORY) as place:
+    with tempfile.TemporaryDirectory(dir=MEMORY, prefix="durable-crash-") as place:
         operations = record_script(name, backend, place)
         outcomes = outcomes_of(operations)
         disk, known = Disk(operations), Known()

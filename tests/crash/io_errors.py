@@ -215,7 +215,7 @@ def operations(path: str, backend: str) -> int:
 def announced(backend: str, *, every: int = 1, first: int = 0) -> Iterator[tuple[str, Client]]:
     """Fail each announced operation: once, with the disk full, and until the disk is well."""
     host.FOLD_AT_BYTES = 24 * 1024
-    with tempfile.TemporaryDirectory(dir=MEMORY) as place:
+    with tempfile.TemporaryDirectory(dir=MEMORY, prefix="durable-crash-") as place:
         total = operations(os.path.join(place, "calm"), backend)
         for nth in range(first, total, every):
             for lasting, number in ((False, errno.EIO), (False, errno.ENOSPC), (True, errno.EIO)):
@@ -324,7 +324,7 @@ def main(arguments: list[str]) -> int:
         print(MISSING, file=sys.stderr)
         return 2
     runs = heard = 0
-    with tempfile.TemporaryDirectory(dir=MEMORY) as place:
+    with tempfile.TemporaryDirectory(dir=MEMORY, prefix="durable-crash-") as place:
         for call in SYSTEM_CALLS:
             silent = 0
             for nth in range(1, 400, options.every):

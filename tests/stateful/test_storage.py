@@ -21,7 +21,7 @@ MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 async def play(program: list[Any], cache_bytes: int, history: bool) -> None:
     interpreter = Interpreter()
-    with tempfile.TemporaryDirectory(dir=MEMORY) as path:
+    with tempfile.TemporaryDirectory(dir=MEMORY, prefix="durable-crash-") as path:
 
         def start() -> Runtime:
             return Runtime(

@@ -20,7 +20,7 @@ MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 @pytest.fixture
 def place() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(dir=MEMORY) as directory:
+    with tempfile.TemporaryDirectory(dir=MEMORY, prefix="durable-crash-") as directory:
         yield directory
 
 
