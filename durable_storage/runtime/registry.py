@@ -243,6 +243,8 @@ class Registry:
     def _open(self) -> sqlite3.Connection:
         fresh = not os.path.exists(self._path)
         connection: sqlite3.Connection | None = None
+        if os.path.islink(self._path):
+            raise DatabaseFileError(f"{self._path!r} is a symbolic link: a registry is a real file")
         try:
             if fresh:  # SQLite gives the -wal and -shm files the mode of the main file
                 os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
