@@ -21,6 +21,7 @@ from ..ids import (
 )
 from ..object import DurableObject
 from .registry import NamespaceRecord
+from .resident import Evicted
 
 if TYPE_CHECKING:
     from .resident import Resident
@@ -245,10 +246,17 @@ def _method(
         return await life.resume(frame, drive(frame, coroutine, yielded))
 
     async def deliver(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        resident = residents.get(digits)
-        if resident is None or runtime.closing:
-            resident = await runtime.open_object(namespace, object_id, hint)
-        return await resident.deliver(lambda instance: getattr(instance, method)(*args, **kwargs))
+        while True:
+            resident = residents.get(digits)
+            if resident is None or runtime.closing:
+                resident = await runtime.open_object(namespace, object_id, hint)
+            try:
+                return await resident.deliver(
+                    lambda instance: getattr(instance, method)(*args, **kwargs)
+                )
+            except Evicted:
+                # It was idle while the caller waited for its own output gate.
+                continue
 
     async def call_any(*args: Any, **kwargs: Any) -> Any:
         return await deliver(args, kwargs)

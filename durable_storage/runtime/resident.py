@@ -25,9 +25,13 @@ if TYPE_CHECKING:
     from ..storage.legacy.session import LegacySession
     from ..storage.session import Session
 
-__all__ = ["AlarmInvocationInfo", "Resident"]
+__all__ = ["AlarmInvocationInfo", "Evicted", "Resident"]
 
 T = TypeVar("T")
+
+
+class Evicted(Exception):  # noqa: N818 - a message between layers
+    """The object was closed before the event reached it: open it anew and deliver it there."""
 
 
 @final
@@ -54,6 +58,7 @@ class Resident:
         used: it was called since the last look for idle objects.
         idle_since: monotonic seconds of the look that first found it unused.
         life: the present life, once its instance is made; None before that and after a reset.
+        evicted: it is being closed, or is; its place is another's.
     """
 
     __slots__ = (
@@ -64,6 +69,7 @@ class Resident:
         "_id",
         "_loop",
         "_settings",
+        "evicted",
         "host",
         "idle_since",
         "instance",
@@ -90,11 +96,18 @@ class Resident:
         self._booting: DurableObjectState | None = None
         self.instance: Any = None
         self.life: Life | None = None
+        self.evicted = False
         self.used = True
         self.idle_since = 0.0
 
     def present(self) -> Life:
-        """The life that events are delivered to; begins one after a reset."""
+        """The life that events are delivered to; begins one after a reset.
+
+        Raises:
+            Evicted: there will be none.
+        """
+        if self.evicted:
+            raise Evicted
         life = self.host.life
         if life is None:
             self.forget()
@@ -158,7 +171,11 @@ class Resident:
         return await awaited(method(instance))
 
     async def deliver(self, method: Callable[[Any], Any]) -> Any:
-        """Deliver one event to the object. See ``gates.delivery.deliver``."""
+        """Deliver one event to the object. See ``gates.delivery.deliver``.
+
+        Raises:
+            Evicted: it was not delivered.
+        """
         self.used = True
         return await deliver(self._loop, self.present, lambda life: self.code(life, method))
 

@@ -150,6 +150,7 @@ class Runtime:
         self._sweeper: anyio.CancelScope | None = None
         self._sweeping = False
         self.closing = True
+        self._ended = False
         # Set while the directory is being replaced; whoever opens an object waits for it.
         self._offline_until: Signal | None = None
 
@@ -285,6 +286,7 @@ class Runtime:
             if life is not None and not resident.idle:
                 closing = f"{life.name} was reset: the runtime is closing"
                 life.break_(ObjectResetError(closing, retryable=True), calls=True)
+        self._ended = True
         async with anyio.create_task_group() as group:
             for number, residents in self._residents.items():
                 for digits in list(residents):
@@ -511,7 +513,8 @@ class Runtime:
         digits = str(object_id)
         key = (record.number, digits)
         while True:
-            if self.closing and current_frame(self._loop) is None:
+            # What is under way may still call; another runtime's objects may not once it is over.
+            if self._ended or (self.closing and current_frame(self._loop) is None):
                 raise DurableStorageError(
                     f"{namespace.cls.__name__} was called after its runtime was closed"
                 )
@@ -626,6 +629,7 @@ class Runtime:
         resident = self._residents[number].pop(digits)
         # Stubs remember the resident, and call it directly while it has a life.
         resident.life = None
+        resident.evicted = True
         key = (number, digits)
         done = self._changing[key] = self._loop.signal()
 
