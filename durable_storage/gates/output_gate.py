@@ -92,6 +92,10 @@ class OutputGate:
             self.withheld = self.committed
         if self.immediate:
             self.confirmed = self.committed
+            if self._next is not None:
+                # An answer that was to leave while something was still pending.
+                signal, self._next = self._next, None
+                signal.set()
             if not self.committed % IMMEDIATE_LOOK and self._on_confirmed is not None:
                 self._on_confirmed()
         elif not self._running:
