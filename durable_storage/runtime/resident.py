@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import inspect
 from collections.abc import Callable, Coroutine
@@ -14,6 +15,7 @@ from ..gates.life import Life
 from ..gates.loop import Loop
 from ..gates.ready import awaited
 from ..ids import DurableObjectId
+from ..log import ALARMS
 from ..object import DurableObject
 from ..state import Aborted, DurableObjectState, new_state
 from ..storage.alarm_slot import LATEST_MS, from_ms
@@ -197,7 +199,9 @@ class Resident:
             while cause.__cause__ is not None and not isinstance(cause, Aborted):
                 cause = cause.__cause__
             drop = not getattr(exc, "retry_alarm", getattr(cause, "retry_alarm", True))
-            await self.deliver(lambda _: self._alarm_failed(attempt, counted=counted, drop=drop))
+            await self.deliver(
+                lambda _: self._alarm_failed(attempt, exc, counted=counted, drop=drop)
+            )
         return attempt.started, attempt.again_ms
 
     async def _alarm_event(self, instance: Any, attempt: _AlarmAttempt) -> None:
@@ -218,40 +222,65 @@ class Resident:
                 instance,
                 AlarmInvocationInfo(attempt.retries, attempt.retries > 0, from_ms(attempt.due_ms)),
             )
-        except Exception:
-            if not alarm.replaced:
-                self._note_failure(session, attempt, counted=True, drop=False)
+        except BaseException as exc:
+            replaced = alarm.replaced
             alarm.end_run()
+            if session.life.broken is not None or not self._is_failure(exc):
+                raise
+            if not replaced:
+                self._note_failure(session, attempt, exc, counted=True, drop=False)
             return
-        except BaseException:
-            alarm.end_run()
-            raise
         replaced = alarm.replaced
         alarm.end_run()
-        if not replaced:
+        # A handler may have swallowed its object's end: the dead life's storage is another's now.
+        if not replaced and session.life.broken is None:
             session.begin()
             alarm.clear()
             session.withhold = True
             session.life.wrote(True)
 
-    async def _alarm_failed(self, attempt: _AlarmAttempt, *, counted: bool, drop: bool) -> None:
+    def _is_failure(self, exc: BaseException) -> bool:
+        """Whether a handler failed with ``exc``; one that was cancelled from outside did not."""
+        if isinstance(exc, asyncio.CancelledError) and not self._loop.is_trio:
+            task = asyncio.current_task()
+            return task is not None and not task.cancelling()
+        return isinstance(exc, Exception)
+
+    async def _alarm_failed(
+        self, attempt: _AlarmAttempt, error: BaseException, *, counted: bool, drop: bool
+    ) -> None:
         session = self._session()
         due = session.alarm.due_ms()
         if due == attempt.due_ms:
-            self._note_failure(session, attempt, counted=counted, drop=drop)
+            self._note_failure(session, attempt, error, counted=counted, drop=drop)
         elif due is not None:
             attempt.again_ms = due
 
     def _note_failure(
-        self, session: Session | LegacySession, attempt: _AlarmAttempt, *, counted: bool, drop: bool
+        self,
+        session: Session | LegacySession,
+        attempt: _AlarmAttempt,
+        error: BaseException,
+        *,
+        counted: bool,
+        drop: bool,
     ) -> None:
         retries = attempt.retries + 1 if counted else attempt.retries
         session.begin()
         if drop or retries > RETRIES_MAX:
             session.alarm.clear()
+            ALARMS.error(
+                "%s: the alarm was given up after %d tries",
+                self.host.name, attempt.retries + 1, exc_info=error,
+            )  # fmt: skip
         else:
             delay = retry_delay_ms(max(retries, 1))
-            session.alarm.retry_at(self._settings.clock.time_ms() + delay, retries)
+            again_at = self._settings.clock.time_ms() + delay
+            session.alarm.retry_at(again_at, retries)
+            ALARMS.warning(
+                "%s: the alarm failed (try %d); it is tried again at %s",
+                self.host.name, attempt.retries + 1, from_ms(again_at).isoformat(), exc_info=error,
+            )  # fmt: skip
         session.withhold = True
         session.life.wrote(True)
 

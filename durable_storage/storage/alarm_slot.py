@@ -18,7 +18,7 @@ __all__ = ["AlarmIndex", "AlarmSlot", "Metadata", "from_ms", "to_ms"]
 
 EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 # Cloudflare: "This API doesn't support dates after 2189."
-LATEST_MS: Final = 6_942_758_400_000
+LATEST_MS: Final = 6_942_585_600_000
 # As milliseconds, every time before March 1973; as seconds, every time until the year 5138.
 SECONDS_MAX: Final = 100_000_000_000
 
@@ -111,9 +111,15 @@ def alarm_time(when: object, now_ms: int, operation: str = "set_alarm()") -> int
             f"the epoch, got {type(when).__name__}"
         )
     if due <= 0:
-        raise ArgumentValueError(f"{operation} cannot be called with an alarm time <= 0")
+        raise ArgumentValueError(
+            f"{operation} cannot be called with an alarm time <= 0; pass an aware datetime, a "
+            "timedelta from now, or milliseconds since the epoch"
+        )
     if due >= LATEST_MS:
-        raise ArgumentValueError(f"{operation} doesn't support dates after 2189")
+        raise ArgumentValueError(
+            f"{operation} doesn't support dates after 2189; pass an earlier time, as an aware "
+            "datetime, a timedelta from now, or milliseconds since the epoch"
+        )
     return max(due, now_ms)
 
 

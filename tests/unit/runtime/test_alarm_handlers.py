@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import datetime
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from durable_storage import DurableObject, Runtime
+from durable_storage import ArgumentValueError, DurableObject, Runtime
+from durable_storage.errors import ObjectDead
 from durable_storage.testing import ManualClock
 
 pytestmark = pytest.mark.anyio
@@ -98,3 +101,44 @@ async def test_one_that_is_rolled_back_was_never_set() -> None:
         assert await handler.ctx.storage.get_alarm() is None
 
     assert await run(does) is None
+
+
+@pytest.mark.parametrize("then", [None, ZeroDivisionError])
+@pytest.mark.parametrize("retry", [True, False])
+async def test_one_that_swallows_the_end_of_its_object_leaves_the_storage_alone(
+    then: type[Exception] | None, retry: bool
+) -> None:
+    async def does(handler: Any) -> None:
+        if Handler.retries == [0]:
+            with contextlib.suppress(ObjectDead):
+                handler.ctx.abort("enough", retry_alarm=retry)
+            if then is not None:
+                raise then
+
+    armed = await run(does)
+    assert (armed is not None) == retry
+    assert await run(does, 5, 3) is None
+    assert Handler.retries == ([0, 1] if retry else [0])
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_cancellation_of_its_own_is_a_failure() -> None:
+    async def does(_: Any) -> None:
+        task = asyncio.create_task(asyncio.sleep(100))
+        task.cancel()
+        await task
+
+    assert await run(does, 5, 3, 5, 10, 20, 40, 80) is None
+    assert Handler.retries == [0, 1, 2, 3, 4, 5, 6]
+
+
+async def test_no_alarm_is_set_to_2190_or_later() -> None:
+    async def does(handler: Any) -> None:
+        storage = handler.ctx.storage
+        first = datetime.datetime(2190, 1, 1, tzinfo=datetime.UTC)
+        await storage.set_alarm(first - datetime.timedelta(milliseconds=1))
+        with pytest.raises(ArgumentValueError, match="after 2189; pass an earlier time"):
+            storage.set_alarm(first)
+        assert await storage.get_alarm() == first - datetime.timedelta(milliseconds=1)
+
+    assert await run(does) is not None
