@@ -79,8 +79,7 @@ class CriticalSection(Generic[T]):
         resets: bool,
         limited: bool = True,
     ) -> None:
-        if life.broken is not None:
-            raise ObjectDead(str(life.broken))
+        life.admission("block_concurrency_while()" if resets else "transaction()")
         self._life = life
         self._body = body
         self._resets = resets
@@ -262,11 +261,11 @@ class OpenSection:
         Raises:
             ConcurrencyError: nested too deeply.
             ObjectDead: the object is dead.
+            ObjectResetError: it is dead, and the caller is no event's code.
         """
         life = self._life
         loop = life.loop
-        if life.broken is not None:
-            raise ObjectDead(str(life.broken))
+        life.admission("transaction()")
         current = loop.current
         frame = current if current is not None and current.life is life else None
         scope = life.here().live()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar, cast, final
 
 from ..errors import ConcurrencyError, ObjectDead, ObjectResetError, OverloadedError
+from ..log import OBJECTS
 from .deadlines import Deadlines
 from .event import EVENT, Frame, drive
 from .input_gate import Scope, Waiter
@@ -364,6 +364,32 @@ class Life:
             if self.loop.on_idle:
                 self.tell_idle()
 
+    async def answer(self, frame: Frame) -> None:
+        """As `finish`, for an event that was not counted yet: it ended in its first step."""
+        self.events += 1
+        self.loop.events += 1
+        try:
+            if self.broken is None:
+                self._end_event(frame)
+            if self.broken is not None:
+                frame.settle()
+                raise self.reset_error()
+            gate = self.gate
+            number = gate.withheld
+            if self.pending and self.backing.withhold:
+                number = gate.committed + 1
+            try:
+                while gate.confirmed < number:
+                    await gate.signal_of(number).wait()
+            except (Exception, ObjectDead):
+                error = self.reset_error()
+                raise error from error.__cause__
+        finally:
+            self.loop.events -= 1
+            self.events -= 1
+            if self.loop.on_idle:
+                self.tell_idle()
+
     async def finish(self, frame: Frame) -> None:
         """End an event that returned; return once its answer may leave.
 
@@ -525,8 +551,11 @@ class Life:
 
         async def run() -> None:
             try:
-                with contextlib.suppress(Exception, ObjectDead):
-                    await self.branch(place, coroutine, None)
+                await self.branch(place, coroutine, None)
+            except ObjectDead:
+                pass
+            except Exception as exc:
+                OBJECTS.error("%s: background work failed", self.name, exc_info=exc)
             finally:
                 self.background -= 1
                 self.tell_idle()

@@ -12,7 +12,7 @@ import functools
 import os
 import queue
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
 
 if TYPE_CHECKING:
@@ -35,8 +35,9 @@ class Signal(Protocol):
         """Whether it was set."""
         ...
 
-    async def wait(self) -> Any:
-        """Return once it is set."""
+    def wait(self) -> Awaitable[Any]:
+        """Done once it is set."""
+        ...
 
 
 class _Backend(Protocol):
@@ -51,6 +52,36 @@ class _Backend(Protocol):
 
 
 @final
+class _AsyncioSignal:
+    """As ``asyncio.Event``, whose ``wait`` costs a coroutine and a search of its queue more."""
+
+    __slots__ = ("_is_set", "_new_future", "_waiters")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._is_set = False
+        self._new_future = loop.create_future
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def set(self) -> None:
+        self._is_set = True
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def wait(self) -> asyncio.Future[None]:
+        waiter = self._new_future()
+        if self._is_set:
+            waiter.set_result(None)
+        else:
+            self._waiters.append(waiter)
+        return waiter
+
+
+@final
 class _Asyncio:
     is_trio = False
 
@@ -60,7 +91,7 @@ class _Asyncio:
         self.call_soon: Callable[[Callable[[], object]], object] = self._loop.call_soon
 
     def signal(self) -> Signal:
-        return asyncio.Event()
+        return _AsyncioSignal(self._loop)
 
     def call_soon_threadsafe(self, callback: Callable[[], object]) -> None:
         try:

@@ -171,16 +171,18 @@ class OutputGate:
             BaseException: what the confirmation failed with.
         """
         while self.confirmed < number:
-            if self.failure is not None:
-                raise self.failure
-            if self.dropped is not None and number > self.committed:
-                raise self.dropped
-            if self._running and self._target >= number:
-                if self._signal is None:
-                    self._signal = self._loop.signal()
-                signal = self._signal
-            else:
-                if self._next is None:
-                    self._next = self._loop.signal()
-                signal = self._next
-            await signal.wait()
+            await self.signal_of(number).wait()
+
+    def signal_of(self, number: int) -> Signal:
+        """What is set when commit ``number``, which is not confirmed yet, may be."""
+        if self.failure is not None:
+            raise self.failure
+        if self.dropped is not None and number > self.committed:
+            raise self.dropped
+        if self._running and self._target >= number:
+            if self._signal is None:
+                self._signal = self._loop.signal()
+            return self._signal
+        if self._next is None:
+            self._next = self._loop.signal()
+        return self._next

@@ -21,7 +21,7 @@ from ..ids import (
 )
 from ..object import DurableObject
 from .registry import NamespaceRecord
-from .resident import Evicted
+from .resident import Evicted, tick
 
 if TYPE_CHECKING:
     from .resident import Resident
@@ -215,8 +215,9 @@ def _method(
             return await deliver(args, kwargs)
         # A call from outside to an object that is awake and open: its first step is run here, and
         # most events end in it.
-        known.used = True
-        coroutine = getattr(known.instance, method)(*args, **kwargs)
+        known.used = tick()
+        function = getattr(known.instance, method)
+        coroutine = function(*args, **kwargs) if args or kwargs else function()
         # Frame(life, root, None), without the cost of a call (5 % of a stub call).
         frame = make(Frame)
         frame.life, frame.base, frame.up, frame.sections = life, root, None, None
@@ -236,7 +237,7 @@ def _method(
                 or frame.sections is not None
                 or life.broken is not None
             ):
-                await life.resume(frame, READY)
+                await life.answer(frame)
             return stop.value
         except BaseException as exc:
             loop.current = None

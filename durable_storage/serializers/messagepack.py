@@ -222,6 +222,7 @@ class MsgpackSerializer:
         self._named: dict[str, type] = {}
         # Packers that nobody uses at the moment; a packer is not reentrant.
         self._idle: list[Callable[[object], bytes]] = []
+        self._hook = self._decode_scalar
 
     def __repr__(self) -> str:
         return "MsgpackSerializer()"
@@ -301,7 +302,7 @@ class MsgpackSerializer:
         """
         try:
             try:
-                return _unpack(data, ext_hook=self._decode_scalar, strict_map_key=False)
+                return _unpack(data, ext_hook=self._hook, strict_map_key=False)
             except _ContainerFound:
                 return _Decoding(self).run(data)
         except DataCloneError:

@@ -25,7 +25,7 @@ from ..serializers import Serializer
 
 _Rows: TypeAlias = "Iterator[tuple[str, Stored]]"
 
-__all__ = ["ABSENT", "MISS", "Encoded", "KvBuffer", "check_key"]
+__all__ = ["ABSENT", "MISS", "Encoded", "KvBuffer", "check_key", "utf8_size"]
 
 INT_MIN: Final = -(2**63)
 INT_MAX: Final = 2**63 - 1
@@ -71,14 +71,18 @@ def check_key(key: object, operation: str) -> str:
 
     Raises:
         ArgumentTypeError: it is no ``str``.
-        ArgumentValueError: it has a lone surrogate, which UTF-8 cannot hold.
     """
     if not isinstance(key, str):
         raise ArgumentTypeError(f"{operation} takes a str as key, got {type(key).__name__}")
     return key if type(key) is str else str.__str__(key)
 
 
-def _utf8_size(text: str, what: str) -> int:
+def utf8_size(text: str, what: str) -> int:
+    """The size of ``text`` in UTF-8.
+
+    Raises:
+        ArgumentValueError: it has a lone surrogate, which UTF-8 cannot hold.
+    """
     if text.isascii():
         return len(text)
     try:
@@ -150,7 +154,7 @@ class KvBuffer:
             stored, size = value, 8  # type: ignore[assignment]
         elif kind is str:
             stored = value  # type: ignore[assignment]
-            size = _utf8_size(value, "the value")  # type: ignore[arg-type]
+            size = utf8_size(value, "the value")  # type: ignore[arg-type]
         elif (kind is float and value == value) or value is None:
             stored, size = value, 8  # type: ignore[assignment]
         else:
@@ -158,7 +162,7 @@ class KvBuffer:
             size = len(stored)
             if kind not in IMMUTABLE:
                 cached = Encoded(stored)
-        size += len(key) if key.isascii() else _utf8_size(key, "the key")
+        size += len(key) if key.isascii() else utf8_size(key, "the key")
         if size > self._limit:
             raise LimitExceededError(
                 f"put() of {key[:40]!r} is {size} bytes; a key and its value together may hold "
@@ -182,7 +186,7 @@ class KvBuffer:
         stored = self.dirty.get(key, MISSING) if self.dirty else MISSING
         if stored is MISSING:
             if not key.isascii():
-                _utf8_size(key, "the key")
+                utf8_size(key, "the key")
             stored = self._read(key)
         size = len(key) + ENTRY_OVERHEAD_BYTES
         value: Any
@@ -198,7 +202,11 @@ class KvBuffer:
             if type(stored) is str:
                 size += len(stored)
         if not no_cache:
-            self._remember(key, entry, size)
+            # As _remember, of a key that is not there.
+            self._fresh[key] = entry
+            self._fresh_bytes += size
+            if self._fresh_bytes > self._half_bytes:
+                self._turn_over()
         return value
 
     def get_many(self, keys: Iterable[str], *, no_cache: bool = False) -> dict[str, Any]:
@@ -235,6 +243,16 @@ class KvBuffer:
             )
 
         return self._iterate(rows, self._listing, reverse, limit)
+
+    def as_dict(self, **span: Any) -> dict[str, Any]:
+        """As `items`, all at once."""
+        self._listing += 1
+        self.flush()
+        loads = self.loads
+        return {
+            key: loads(stored) if type(stored) is bytes else stored
+            for key, stored in self._database.kv_list(**span)
+        }
 
     def _iterate(
         self,
@@ -291,7 +309,7 @@ class KvBuffer:
 
     def delete(self, key: str) -> bool:
         """Delete one pair; whether it was there."""
-        _utf8_size(key, "the key")
+        utf8_size(key, "the key")
         self._writes += 1
         if self._levels:
             self._levels[-1].add(key)
@@ -359,13 +377,16 @@ class KvBuffer:
             size -= _size_of(old) + len(key) + ENTRY_OVERHEAD_BYTES
         self._fresh_bytes += size
         if self._fresh_bytes > self._half_bytes:
-            # Two generations stand in for a list in order of use: a hit in the newer one then
-            # costs nothing, and whatever was not used for a whole generation is dropped.
-            self._aged = fresh
-            self._fresh = {}
-            self._fresh_bytes = 0
-            if not self._held:
-                self.hot = self._fresh
+            self._turn_over()
+
+    def _turn_over(self) -> None:
+        # Two generations stand in for a list in order of use: a hit in the newer one then
+        # costs nothing, and whatever was not used for a whole generation is dropped.
+        self._aged = self._fresh
+        self._fresh = {}
+        self._fresh_bytes = 0
+        if not self._held:
+            self.hot = self._fresh
 
     def _evict(self, key: str) -> None:
         self._fresh.pop(key, None)

@@ -11,7 +11,7 @@ from ..errors import ArgumentTypeError, LimitExceededError, TransactionError
 from ..gates.ready import READY, Eager, Ready
 from ..limits import Limits
 from .alarm_slot import alarm_time, from_ms, to_ms
-from .kv_buffer import MISS, Encoded, check_key
+from .kv_buffer import MISS, Encoded, check_key, utf8_size
 from .ranges import check_range
 from .session import Session
 from .sql import SqlStorage
@@ -156,15 +156,13 @@ class DurableObjectStorage:
 
         def run(driven: bool) -> dict[str, Any]:
             session = self._session
-            pairs = dict(
-                session.kv.items(
-                    start=start,
-                    start_after=start_after,
-                    end=end,
-                    prefix=prefix,
-                    reverse=reverse,
-                    limit=limit,
-                )
+            pairs = session.kv.as_dict(
+                start=start,
+                start_after=start_after,
+                end=end,
+                prefix=prefix,
+                reverse=reverse,
+                limit=limit,
             )
             if session.open:
                 session.life.wrote(driven)
@@ -349,6 +347,10 @@ class DurableObjectStorage:
 
         if callback is None:
             return TransactionContext(life, begin)
+        if not callable(callback):
+            raise ArgumentTypeError(
+                f"transaction() takes a callable, got {type(callback).__name__}"
+            )
         return transaction_section(life, begin, callback)
 
     @overload
@@ -486,6 +488,7 @@ class DurableObjectStorage:
         Cancelling it undoes nothing.
         """
         life = self._session.life
+        life.admission("sync()")
         if not life.pending and life.broken is None and life.gate.confirmed >= life.gate.committed:
             return READY
         return self._sync()
@@ -569,6 +572,15 @@ class DurableObjectStorage:
             )
         names = [check_key(key, operation) for key in cast("Iterable[object]", keys)]
         self._count(len(names), operation, "keys")
+        # All are checked before the first is used: a call changes everything or nothing.
+        limit = self._limits.value_size_max_bytes
+        for name in names:
+            size = utf8_size(name, "the key")
+            if size > limit:
+                raise LimitExceededError(
+                    f"{operation} of {name[:40]!r}...: the key is {size} bytes; a key and its "
+                    f"value together may hold {limit}"
+                )
         return names
 
     def _count(self, count: int, operation: str, what: str) -> None:
