@@ -205,7 +205,7 @@ class DurableObjectState:
         if self._life.broken is not None:
             if isinstance(awaitable, Coroutine):
                 cast("Coroutine[Any, Any, object]", awaitable).close()
-            raise ObjectDead(str(self._life.broken))
+            self._life.admission("wait_until()")
 
         async def run() -> object:
             return await awaitable

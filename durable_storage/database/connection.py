@@ -132,7 +132,8 @@ class Database:
         # share one; the newest read has the other, and leaves it to the next when it is finished.
         self._writer = self._connection.cursor()
         self._write = self._writer.execute
-        self._read = self._connection.cursor().execute
+        self._reader = self._connection.cursor()
+        self._read = self._reader.execute
         self._authorizer = Authorizer()
         self._sql = InternalSql(self._connection, self._authorizer)
         self.meter = Meter(self._connection, self._sql)
@@ -284,6 +285,12 @@ class Database:
             return
         self._closed = True
         try:
+            # A result that somebody still holds would keep the file, and its lock, open; so would
+            # a cursor whose last statement failed.
+            self._end_all(SqlError("The database is closed."))
+            self._writer.close()
+            self._reader.close()
+            self._sql.close()
             self._connection.rollback()
             if self._synchronous_off:
                 self._sync_normally()
@@ -455,8 +462,14 @@ class Database:
             if type(value) not in PLAIN_TYPES:
                 bindings = plain(bindings)
                 break
-        if row_type is not None and is_typeddict(row_type):
-            row_type = None
+        if row_type is not None:
+            if is_typeddict(row_type):
+                row_type = None
+            elif not callable(row_type):
+                raise ArgumentTypeError(
+                    "exec() takes a class or another callable as row_type, got"
+                    f" {type(row_type).__name__}"
+                )
         cursor: SqlStorageCursor[Any]
         try:
             if statement.is_simple_read:
@@ -612,7 +625,8 @@ class Database:
         newest, self._newest = self._newest, None
         if newest is not None and newest.open:
             self._open.add(newest)
-        self._read = self._connection.cursor().execute
+        self._reader = self._connection.cursor()
+        self._read = self._reader.execute
 
     def _open_results(self) -> list[SqlStorageCursor[Any] | Reading]:
         self._keep_newest()

@@ -10,13 +10,16 @@ from .sqlerrors import CONSTRAINT, primary_code
 
 __all__ = ["drop_everything"]
 
-# The first to go is what only depends on the others. A virtual table takes its shadow tables.
+# The first to go is what only depends on the others. A virtual table, which has no root page,
+# takes its shadow tables. Without LIKE, whose patterns and arguments may be limited.
 _OBJECTS: Final = own(
-    "SELECT type, name FROM sqlite_master WHERE type<>'index' AND name NOT LIKE 'sqlite~_%' ESCAPE"
-    " '~' ORDER BY type<>'trigger', type<>'view', sql NOT LIKE 'CREATE VIRTUAL%', rowid DESC"
+    "SELECT type, name FROM sqlite_master WHERE type<>'index'"
+    " AND (name<'sqlite_' OR name>='sqlite`')"
+    " ORDER BY type<>'trigger', type<>'view', rootpage<>0, rowid DESC"
 )
 _STATISTICS: Final = own(
-    "SELECT name FROM sqlite_master WHERE name LIKE 'sqlite~_stat%' ESCAPE '~' AND type='table'"
+    "SELECT name FROM sqlite_master WHERE type='table'"
+    " AND name>='sqlite_stat' AND name<'sqlite_stau'"
 )
 _SEQUENCES: Final = own("SELECT 1 FROM sqlite_master WHERE name='sqlite_sequence'")
 

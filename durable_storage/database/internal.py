@@ -34,12 +34,13 @@ class InternalSql:
     rights. A statement that was refused has done nothing.
     """
 
-    __slots__ = ("_authorizer", "_connection", "_run")
+    __slots__ = ("_authorizer", "_connection", "_cursor", "_run")
 
     def __init__(self, connection: sqlite3.Connection, authorizer: Authorizer) -> None:
         self._connection = connection
         self._authorizer = authorizer
-        self._run = connection.cursor().execute
+        self._cursor = connection.cursor()
+        self._run = self._cursor.execute
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
         """Run one statement. Raises what ``sqlite3`` raises."""
@@ -73,6 +74,10 @@ class InternalSql:
         """Return the first column of the first row, ``None`` without a row."""
         row = self.run(sql, parameters).fetchone()
         return None if row is None else row[0]
+
+    def close(self) -> None:
+        """End the last ``run``, which would keep the file open; ``execute`` still works."""
+        self._cursor.close()
 
     def __enter__(self) -> None:
         self._authorizer.internal = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable
 from typing import final
@@ -12,6 +11,7 @@ from ..gates.deadlines import Deadlines
 from ..gates.input_gate import Waiter
 from ..gates.life import Life
 from ..gates.loop import Loop, Signal
+from ..log import STORAGE, log_reset
 from .alarm_slot import AlarmIndex
 from .object_file import ObjectFile
 from .session import Session
@@ -65,6 +65,7 @@ class Host:
         self._fold_wanted = False
         self._folded: Signal | None = None
         self._fold_at_bytes = FOLD_AT_BYTES
+        self._closed = False
         self.restore_requested = False
         self.life: Life | None = None
         self.session: Session | None = None
@@ -104,9 +105,12 @@ class Host:
 
         Raises:
             DatabaseFileError: the file cannot be opened.
-            ObjectResetError: the disk still refuses what the last life left.
+            ObjectResetError: the disk still refuses what the last life left, or the object was
+                closed.
         """
         settings = self._settings
+        if self._closed:
+            raise ObjectResetError(f"{self.name} was closed", retryable=False)
         try:
             file = self.file
         except OSError as exc:
@@ -140,6 +144,7 @@ class Host:
     def _broken(self, life: Life) -> None:
         if self.life is not life:
             return
+        log_reset(self.name, life.broken)
         self.life = self.session = None
         self._previous = life
         if life.storage_failed or self.restore_requested:
@@ -153,8 +158,10 @@ class Host:
         self._restored = self._restored or self.restore_requested
         self.restore_requested = False
         if file is not None:
-            with contextlib.suppress(DurableStorageError, OSError):
+            try:
                 file.close()
+            except (DurableStorageError, OSError) as exc:
+                STORAGE.warning("%s: its file was not closed cleanly", self.name, exc_info=exc)
 
     # -- folding --------------------------------------------------------------------------
 
@@ -213,6 +220,11 @@ class Host:
             if life.broken is None:
                 loop.run_in_thread(job, finish)
                 await done.wait()
+            for error in errors:
+                STORAGE.warning(
+                    "%s: its log could not be folded; it grows on, and is tried later",
+                    self.name, exc_info=error,
+                )  # fmt: skip
             # A disk that refuses, or an outside reader, is asked again later, not at every commit.
             self._fold_at_bytes = (
                 max(FOLD_AT_BYTES, file.database.wal_size_bytes) * 2 if errors else FOLD_AT_BYTES
@@ -237,6 +249,7 @@ class Host:
         Raises:
             ObjectResetError: the last writes could not be confirmed.
         """
+        self._closed = True
         loop = self._loop
         life = self.life
         failure: BaseException | None = None

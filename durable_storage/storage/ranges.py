@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import ArgumentTypeError, ArgumentValueError
-from .kv_buffer import check_key
+from .kv_buffer import check_key, utf8_size
 
 __all__ = ["check_range"]
 
@@ -20,7 +20,7 @@ def check_range(
 
     Raises:
         ArgumentTypeError: an option has the wrong type, or both starts are given.
-        ArgumentValueError: the limit is not positive.
+        ArgumentValueError: the limit is not positive, or a bound has a lone surrogate.
     """
     if start is not None and start_after is not None:
         raise ArgumentTypeError(
@@ -33,7 +33,7 @@ def check_range(
         ("prefix", prefix),
     ):
         if bound is not None:
-            check_key(bound, f"{operation} {name}=")
+            utf8_size(check_key(bound, f"{operation} {name}="), name)
     if limit is not None:
         if isinstance(limit, bool) or not isinstance(limit, int):
             raise ArgumentTypeError(

@@ -39,7 +39,11 @@ class SyncKvStorage:
     def get(self, key: str, default: Any = None) -> Any:
         """The value of ``key``, a private copy, or ``default`` when there is none."""
         buffer = self._buffer
-        entry = buffer.hot.get(key, MISS)
+        try:
+            entry = buffer.hot.get(key, MISS)
+        except TypeError:
+            check_key(key, "kv.get()")
+            raise
         if type(entry) is not Encoded:
             return entry
         if entry.data:
@@ -47,8 +51,14 @@ class SyncKvStorage:
         if type(key) is not str:
             key = check_key(key, "kv.get()")
         life = self._life
-        frame = self._loop.current
-        if frame is None or frame.life is not life or life.broken is not None:
+        loop = self._loop
+        frame = loop.current
+        if (
+            frame is None
+            or frame.life is not life
+            or life.broken is not None
+            or get_ident() != loop.thread_id
+        ):
             life.admit("kv.get()")
         return buffer.get(key, default)
 

@@ -1,0 +1,146 @@
+"""What is refused through ``ctx.storage``, with a clear error and nothing changed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from durable_storage import (
+    ConcurrencyError,
+    DurableObjectState,
+    DurableStorageError,
+    LimitExceededError,
+    Limits,
+    ObjectResetError,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize("bad", ["\ud800", "k" * 3_000_000, 5])
+async def test_a_bad_key_among_many_leaves_the_others_undeleted(tmp_path: Path, bad: Any) -> None:
+    async with DurableObjectState.open(tmp_path / "a.sqlite") as ctx:
+        ctx.storage.put("a", 1)
+        with pytest.raises(DurableStorageError, match="key"):
+            ctx.storage.delete(["a", bad])
+        assert await ctx.storage.get("a") == 1
+        with pytest.raises(DurableStorageError, match="key"):
+            ctx.storage.get(["a", bad])
+
+
+async def test_a_key_over_the_limit_is_refused_in_words(tmp_path: Path) -> None:
+    async with DurableObjectState.open(tmp_path / "a.sqlite") as ctx:
+        with pytest.raises(LimitExceededError, match="2097152"):
+            ctx.storage.delete(["k" * 3_000_000])
+
+
+@pytest.mark.parametrize("bound", ["start", "start_after", "end", "prefix"])
+async def test_a_bound_with_a_lone_surrogate_is_refused_at_the_call(
+    tmp_path: Path, bound: str
+) -> None:
+    async with DurableObjectState.open(tmp_path / "a.sqlite") as ctx:
+        for listing in (ctx.storage.list, ctx.storage.kv.list):
+            with pytest.raises(ValueError, match=f"{bound} has a lone surrogate"):
+                listing(**{bound: "\ud800"})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("key", [[], {}, None, 5, b"a"])
+async def test_a_key_of_another_type_is_refused_by_the_library(tmp_path: Path, key: Any) -> None:
+    async with DurableObjectState.open(tmp_path / "a.sqlite") as ctx:
+        kv = ctx.storage.kv
+        calls: list[Callable[[], object]] = [
+            lambda: kv.get(key),
+            lambda: kv.put(key, 1),
+            lambda: kv.delete(key),
+        ]
+        for call in calls:
+            with pytest.raises(DurableStorageError, match="takes a str as key"):
+                call()
+
+
+async def test_what_cannot_be_called_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    async with DurableObjectState.open(tmp_path / "a.sqlite") as ctx:
+        storage: Any = ctx.storage
+        with pytest.raises(DurableStorageError, match="takes a callable, got int"):
+            storage.transaction(5)
+        storage.sql.exec("CREATE TABLE t(a)")
+        with pytest.raises(DurableStorageError, match="row_type, got int"):
+            storage.sql.exec("INSERT INTO t VALUES (1)", row_type=5)
+        assert storage.sql.exec("SELECT * FROM t").to_array() == []
+
+
+async def test_reads_and_transactions_are_refused_to_another_thread(tmp_path: Path) -> None:
+    async with DurableObjectState.open(tmp_path / "a.sqlite") as ctx:
+        storage = ctx.storage
+        calls: list[Callable[[], object]] = [
+            lambda: storage.kv.get("not cached"),
+            lambda: storage.transaction(lambda: None),
+            storage.sync,
+        ]
+        refused: list[Callable[[], object]] = []
+
+        def elsewhere() -> None:
+            for call in calls:
+                try:
+                    call()
+                except ConcurrencyError:
+                    refused.append(call)
+
+        def event() -> None:
+            # Joined inside the event, which is the current one all the time.
+            thread = threading.Thread(target=elsewhere)
+            thread.start()
+            thread.join()
+
+        await ctx.run_event(event)
+        assert refused == calls
+
+
+async def test_everything_is_refused_after_close_and_nothing_is_opened_anew(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.sqlite"
+    async with DurableObjectState.open(path) as ctx:
+        ctx.storage.put("a", 1)
+    storage = ctx.storage
+
+    async def block() -> None:
+        async with storage.transaction():
+            pass
+
+    with pytest.raises(ObjectResetError, match="was closed"):
+        await ctx.run_event(lambda: storage.kv.get("a"))
+    with pytest.raises(ObjectResetError, match="was closed"):
+        await block()
+    calls: list[Callable[[], object]] = [
+        lambda: storage.kv.get("a"),
+        lambda: storage.get("a"),
+        lambda: storage.put("a", 2),
+        lambda: storage.transaction(lambda: None),
+        lambda: storage.sync(),
+        lambda: ctx.block_concurrency_while(lambda: None),
+        lambda: ctx.wait_until(block()),
+    ]
+    for call in calls:
+        with pytest.raises(ObjectResetError, match="was closed"):
+            call()
+    async with DurableObjectState.open(path) as again:
+        assert await again.storage.get("a") == 1
+
+
+async def test_the_smallest_patterns_and_functions_do_not_stop_delete_all(tmp_path: Path) -> None:
+    limits = Limits(like_pattern_size_max_bytes=1, function_arguments=1)
+    async with DurableObjectState.open(tmp_path / "a.sqlite", limits=limits) as ctx:
+        ctx.storage.put("a", 1)
+        sql = ctx.storage.sql
+        sql.exec(
+            "CREATE TABLE t(id INTEGER PRIMARY KEY AUTOINCREMENT, a);"
+            "INSERT INTO t(a) VALUES (1); CREATE INDEX i ON t(a); ANALYZE;"
+            "CREATE VIRTUAL TABLE f USING fts5(text); CREATE VIEW v AS SELECT * FROM t"
+        )
+        await ctx.storage.delete_all()
+        assert sql.exec("SELECT name FROM sqlite_master").to_array() == []
