@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import final
@@ -11,7 +12,6 @@ from ..gates.deadlines import Deadlines
 from ..gates.input_gate import Waiter
 from ..gates.life import Life
 from ..gates.loop import Loop, Signal
-from ..log import STORAGE, log_reset
 from .alarm_slot import AlarmIndex
 from .object_file import ObjectFile
 from .session import Session
@@ -144,7 +144,6 @@ class Host:
     def _broken(self, life: Life) -> None:
         if self.life is not life:
             return
-        log_reset(self.name, life.broken)
         self.life = self.session = None
         self._previous = life
         if life.storage_failed or self.restore_requested:
@@ -158,10 +157,8 @@ class Host:
         self._restored = self._restored or self.restore_requested
         self.restore_requested = False
         if file is not None:
-            try:
+            with contextlib.suppress(DurableStorageError, OSError):
                 file.close()
-            except (DurableStorageError, OSError) as exc:
-                STORAGE.warning("%s: its file was not closed cleanly", self.name, exc_info=exc)
 
     # -- folding --------------------------------------------------------------------------
 
@@ -220,11 +217,6 @@ class Host:
             if life.broken is None:
                 loop.run_in_thread(job, finish)
                 await done.wait()
-            for error in errors:
-                STORAGE.warning(
-                    "%s: its log could not be folded; it grows on, and is tried later",
-                    self.name, exc_info=error,
-                )  # fmt: skip
             # A disk that refuses, or an outside reader, is asked again later, not at every commit.
             self._fold_at_bytes = (
                 max(FOLD_AT_BYTES, file.database.wal_size_bytes) * 2 if errors else FOLD_AT_BYTES
