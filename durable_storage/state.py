@@ -100,10 +100,10 @@ class DurableObjectState:
         """
         settings = Settings(
             durability=durability,
-            limits=limits or Limits(),
-            serializer=serializer or MsgpackSerializer(),
-            clock=clock or SystemClock(),
-            history=history or History(),
+            limits=Limits() if limits is None else limits,
+            serializer=MsgpackSerializer() if serializer is None else serializer,
+            clock=SystemClock() if clock is None else clock,
+            history=History() if history is None else history,
         )
         return _Opened(os.fspath(path), name, settings, props)
 

@@ -7,7 +7,7 @@ from typing import Literal, final
 
 from ..clock import Clock, SystemClock
 from ..database.faults import Faults
-from ..errors import ArgumentValueError
+from ..errors import ArgumentTypeError, ArgumentValueError
 from ..history import History
 from ..limits import Limits
 from ..serializers import MsgpackSerializer, Serializer
@@ -23,6 +23,7 @@ class Settings:
     """Settings of objects. See ``Runtime`` for their meaning.
 
     Raises:
+        ArgumentTypeError: a setting is not what it should be.
         ArgumentValueError: ``durability`` is neither ``"disk"`` nor ``"os"``.
     """
 
@@ -34,5 +35,14 @@ class Settings:
     faults: Faults | None = None
 
     def __post_init__(self) -> None:
+        for name, value, kind in (
+            ("limits", self.limits, Limits),
+            ("history", self.history, History),
+            ("serializer", self.serializer, Serializer),
+            ("clock", self.clock, Clock),
+        ):
+            # A class has the methods of its instances.
+            if isinstance(value, type) or not isinstance(value, kind):
+                raise ArgumentTypeError(f"{name}= takes a {kind.__name__}, got {value!r}")
         if self.durability not in ("disk", "os"):
             raise ArgumentValueError(f'durability is "disk" or "os", got {self.durability!r}')
