@@ -25,7 +25,6 @@ from typing_extensions import is_typeddict
 from ..errors import (
     ArgumentTypeError,
     ArgumentValueError,
-    DatabaseFileError,
     SqlError,
 )
 from ..limits import Limits
@@ -40,6 +39,7 @@ from .internal import InternalSql, own
 from .kv import MISSING, KeyRange, KeyValueTable, Missing, Stored
 from .meter import Meter
 from .reading import DRAIN_MAX_STEPS, Reading, raw_rows
+from .soundness import FORMAT_VERSION, wrong_version
 from .sqlerrors import (
     AUTH,
     NO_STATEMENT,
@@ -55,9 +55,6 @@ from .statement import Parameters, Statement, parse_script, row_builder
 from .wal import WriteAheadLog
 
 __all__ = ["FORMAT_VERSION", "MISSING", "Database", "Missing", "Stored"]
-
-FORMAT_VERSION: Final = 1
-"""What is on disk, as recorded under the metadata key ``schema``."""
 
 # Room for what a record adds to a key and a value that are together as long as a value may be.
 _RECORD_OVERHEAD_BYTES: Final = 64
@@ -151,11 +148,7 @@ class Database:
     def _check_version(self) -> None:
         found = self._metadata.get("schema")
         if found is not MISSING and found != FORMAT_VERSION:
-            raise DatabaseFileError(
-                f"the database file {self.path!r} has format version {found!r}; this version of"
-                f" durable_storage reads and writes version {FORMAT_VERSION}. Upgrade"
-                " durable_storage to open it"
-            )
+            raise wrong_version(found, self.path)
 
     def _record_version(self) -> None:
         self._metadata.put("schema", FORMAT_VERSION)

@@ -15,6 +15,7 @@ from typing import Final, final
 
 from ..errors import DatabaseFileError
 from .faults import Faults
+from .soundness import check_size
 
 __all__ = ["FIRST_PAGE", "PAGE_SIZE", "DatabaseFile"]
 
@@ -127,6 +128,7 @@ def _write_if_new(descriptor: int, path: str, faults: Faults | None) -> bool:
     if not stat.S_ISREG(status.st_mode):
         raise DatabaseFileError(f"{path!r} is not a regular file")
     if status.st_size > PAGE_SIZE:
+        check_size(descriptor, path)
         return False
     content = os.pread(descriptor, PAGE_SIZE, 0)
     written = content.rstrip(b"\0")

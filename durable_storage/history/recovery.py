@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import final
 
 from ..database.create import FIRST_PAGE
+from ..database.soundness import check_file, check_version
 from ..errors import BookmarkError, DatabaseFileError
 from .archive import archive_frames
 from .block import Flags
@@ -62,13 +63,17 @@ class Recovery:
         """Do all of it.
 
         Raises:
-            DatabaseFileError: the file is no database, or another process has it open.
+            DatabaseFileError: the file is no database, is damaged or of another version, or another
+                process has it open.
             BookmarkError: a restore that was asked for cannot be done; it is given up, and the
                 next open finds the object as it is.
         """
         base = self._base = read_base(self._layout.base)
         intent = read_intent(self._layout.intent)
-        if base is None or not self._log.open_at(base.number, base.segment, base.offset):
+        found = base is not None and self._log.open_at(base.number, base.segment, base.offset)
+        if intent is not None or not (found and self._is_idle() and self._base_holds()):
+            check_file(self._layout.database)
+        if not found:
             self._log.recover(durable=base.number if base is not None else 0)
         if intent is not None and self._is_logged(intent):
             self._finish_restore()
@@ -86,7 +91,7 @@ class Recovery:
             if log.head is not None:
                 self._log_missing_file()
             return
-        idle = _size(self._layout.wal) == 0 and _size(self._layout.journal) == 0
+        idle = self._is_idle()
         base_holds = self._base_holds()
         if idle and base_holds and not held:
             return
@@ -97,6 +102,9 @@ class Recovery:
         if not explained or held or (log.head is None and not _is_new(database)):
             self._log_file(database, Flags.OUTSIDE if log.head is not None else Flags.IMPORT)
         self._finish()
+
+    def _is_idle(self) -> bool:
+        return _size(self._layout.wal) == 0 and _size(self._layout.journal) == 0
 
     def _base_holds(self) -> bool:
         base = self._base
@@ -131,6 +139,7 @@ class Recovery:
             after = self._after(header, base_holds or new) if header is not None else None
             connection = _connect(self._layout.database)
             try:
+                check_version(connection, self._layout.database)
                 # SQLite decides how many frames count. A passive checkpoint leaves them in place.
                 committed, folded = _checkpoint(connection)
                 if committed != folded:

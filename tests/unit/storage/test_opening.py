@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from durable_storage import ArgumentTypeError, DurableObjectState, Runtime
+from durable_storage import (
+    ArgumentTypeError,
+    DatabaseFileError,
+    DurableObjectState,
+    History,
+    Runtime,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -24,3 +31,55 @@ async def test_a_setting_of_another_type_is_refused_before_there_is_a_file(
         with pytest.raises(ArgumentTypeError, match=setting):
             Runtime(tmp_path, **{setting: bad})
     assert not os.listdir(tmp_path)
+
+
+HISTORIES = [History(), History(enabled=False)]
+
+
+async def filled(path: Path, history: History | None = None) -> None:
+    async with DurableObjectState.open(path, history=history) as ctx:
+        ctx.storage.sql.exec("CREATE TABLE t(a)")
+        ctx.storage.sql.exec("INSERT INTO t VALUES(zeroblob(30000))")
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+async def refused(path: Path, history: History, match: str) -> None:
+    """The file cannot be opened, and trying changes nothing."""
+    before = files(path.parent)
+    for _ in range(2):
+        with pytest.raises(DatabaseFileError, match=match):
+            async with DurableObjectState.open(path, history=history):
+                pass
+    assert files(path.parent) == before
+
+
+@pytest.mark.parametrize("history", HISTORIES)
+@pytest.mark.parametrize("first", HISTORIES)
+async def test_a_file_that_was_cut_off_is_refused(
+    tmp_path: Path, first: History, history: History
+) -> None:
+    path = tmp_path / "a.sqlite"
+    await filled(path, first)
+    os.truncate(path, 5000)
+    await refused(path, history, "cut off in the middle of a page")
+
+
+@pytest.mark.parametrize("history", HISTORIES)
+@pytest.mark.parametrize("first", HISTORIES)
+async def test_a_file_of_a_newer_version_is_refused_with_its_history(
+    tmp_path: Path, first: History, history: History
+) -> None:
+    path = tmp_path / "a.sqlite"
+    await filled(path, first)
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("CREATE TABLE IF NOT EXISTS _cf_METADATA(key PRIMARY KEY, value)")
+    connection.execute("REPLACE INTO _cf_METADATA VALUES('schema', 2)")
+    connection.close()
+    await refused(path, history, "format version 2")
