@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast, final, overload
 import anyio
 
 from .clock import Clock, SystemClock
-from .errors import ArgumentTypeError, ObjectDead, ObjectResetError
+from .errors import ArgumentTypeError, DatabaseFileError, ObjectDead, ObjectResetError
 from .gates.critical import CriticalSection
 from .gates.deadlines import Deadlines
 from .gates.delivery import deliver
@@ -336,14 +336,20 @@ class _Opened:
             name = os.path.splitext(os.path.basename(self._path))[0]
         self._deadlines = Deadlines(loop, settings.clock, settings.limits.critical_section_seconds)
         self._host = Host(loop, name, self._path, settings, self._deadlines)
-        return new_state(
-            id_from_name("durable_storage", name),
-            self._host,
-            settings,
-            loop,
-            alarm_handler=False,
-            props=self._props,
-        )
+        try:
+            return new_state(
+                id_from_name("durable_storage", name),
+                self._host,
+                settings,
+                loop,
+                alarm_handler=False,
+                props=self._props,
+            )
+        except ObjectResetError as exc:
+            # What an object of a runtime is told; here nobody could call again.
+            raise DatabaseFileError(
+                f"{self._path!r} or its history cannot be opened: {exc.__cause__}"
+            ) from exc.__cause__
 
     async def __aexit__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from pathlib import Path
@@ -83,3 +84,21 @@ async def test_a_file_of_a_newer_version_is_refused_with_its_history(
     connection.execute("REPLACE INTO _cf_METADATA VALUES('schema', 2)")
     connection.close()
     await refused(path, history, "format version 2")
+
+
+@pytest.mark.parametrize("history", HISTORIES)
+async def test_a_directory_is_no_object(tmp_path: Path, history: History) -> None:
+    await refused(tmp_path, history, "directory")
+
+
+async def test_a_history_that_cannot_be_made_is_told_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.sqlite"
+    await filled(path, History(enabled=False))
+
+    def refuse(path: str, mode: int = 0o777) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    await refused(path, History(), r"a\.sqlite.* cannot be opened: .*Permission denied")
