@@ -45,11 +45,12 @@ from .sqlerrors import (
     NO_STATEMENT,
     PARAMETERS_BEFORE_THE_LAST,
     TRANSACTION_STATEMENT,
-    WRONG_BINDINGS,
     not_authorized,
     primary_code,
+    refused_bindings,
     too_big,
     translate,
+    wrong_bindings,
 )
 from .statement import Parameters, Statement, parse_script, row_builder
 from .wal import WriteAheadLog
@@ -529,7 +530,7 @@ class Database:
         parameters: Parameters = bindings
         if last.names is not None:
             if len(last.names) != len(bindings):
-                raise SqlError(WRONG_BINDINGS)
+                raise wrong_bindings(len(last.names), len(bindings))
             parameters = dict(zip(last.names, bindings, strict=True))
         if not last.is_write:
             source = self._read(last.sql, parameters)
@@ -654,7 +655,7 @@ class Database:
         limit = self._limits.value_size_max_bytes
         if any(isinstance(v, (str, bytes)) and len(v) > limit for v in bindings):
             return too_big("string or blob too big")
-        return explain(bindings) or SqlError(WRONG_BINDINGS)
+        return explain(bindings) or refused_bindings(error)
 
 
 def _decode(text: bytes) -> str:

@@ -6,6 +6,7 @@ SQLite knows more.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from typing import Final
 
@@ -19,17 +20,18 @@ __all__ = [
     "NO_STATEMENT",
     "PARAMETERS_BEFORE_THE_LAST",
     "TRANSACTION_STATEMENT",
-    "WRONG_BINDINGS",
     "not_authorized",
     "primary_code",
+    "refused_bindings",
     "too_big",
     "translate",
+    "wrong_bindings",
 ]
 
 NO_RESULTS: Final = "Expected exactly one result from SQL query, but got no results."
 MULTIPLE_RESULTS: Final = "Expected exactly one result from SQL query, but got multiple results."
 NO_STATEMENT: Final = "SQL code did not contain a statement."
-WRONG_BINDINGS: Final = "Wrong number of parameter bindings for SQL query."
+_WRONG_BINDINGS: Final = "Wrong number of parameter bindings for SQL query."
 PARAMETERS_BEFORE_THE_LAST: Final = (
     "When executing multiple SQL statements in a single call, only the last statement can have"
     " parameters."
@@ -66,6 +68,9 @@ _LIMIT_TEXTS: Final = (
     "parser stack overflow",
 )
 
+# What Python's module says without a code; the bindings of a statement are counted nowhere else.
+_BINDINGS_TEXT: Final = re.compile(r"current statement uses (\d+), and there are (\d+) supplied")
+
 _MISSING_TEXTS: Final = ("no such module: ", "no such function: ")
 
 
@@ -89,6 +94,19 @@ def not_authorized() -> SqlError:
     return SqlError(
         "not authorized: SQLITE_AUTH", sqlite_errorcode=AUTH, sqlite_errorname="SQLITE_AUTH"
     )
+
+
+def wrong_bindings(needed: int, given: int) -> SqlError:
+    """Return the error of a statement that was given too few or too many values."""
+    return SqlError(f"{_WRONG_BINDINGS} It takes {needed} and was given {given}.")
+
+
+def refused_bindings(error: sqlite3.Error) -> SqlError:
+    """Return the error to raise for bindings that Python's module refused before SQLite ran."""
+    counts = _BINDINGS_TEXT.search(str(error))
+    if counts is None:
+        return SqlError(_WRONG_BINDINGS)
+    return wrong_bindings(int(counts[1]), int(counts[2]))
 
 
 def translate(error: sqlite3.Error) -> SqlError:

@@ -22,7 +22,13 @@ from durable_storage.limits import Limits
 from .rig import Rig
 
 NO_STATEMENT = r"^SQL code did not contain a statement\.$"
-WRONG_BINDINGS = r"^Wrong number of parameter bindings for SQL query\.$"
+
+
+def wrong_bindings(needed: int, given: int) -> str:
+    return (
+        r"^Wrong number of parameter bindings for SQL query\."
+        rf" It takes {needed} and was given {given}\.$"
+    )
 
 
 @pytest.fixture
@@ -152,25 +158,25 @@ def test_parameters_may_be_named_and_numbered(
     rig.exec("CREATE TABLE t(a)")
     assert rig.exec("INSERT INTO t VALUES(:a)", 5).rows_written == 1
     for bindings in ((), (1,), (1, 2, 3)):
-        with pytest.raises(SqlError, match=WRONG_BINDINGS):
+        with pytest.raises(SqlError, match=wrong_bindings(2, len(bindings))):
             rig.exec("SELECT :a, :b", *bindings)
 
 
 @pytest.mark.parametrize(
-    ("query", "bindings"),
+    ("query", "bindings", "needed"),
     [
-        ("SELECT ?", ()),
-        ("SELECT ?", (1, 2)),
-        ("SELECT 1", (1,)),
-        ("CREATE TABLE x(a)", (1,)),
-        ("INSERT INTO t VALUES(?)", ()),
-        ("SELECT ?5", (1,)),
+        ("SELECT ?", (), 1),
+        ("SELECT ?", (1, 2), 1),
+        ("SELECT 1", (1,), 0),
+        ("CREATE TABLE x(a)", (1,), 0),
+        ("INSERT INTO t VALUES(?)", (), 1),
+        ("SELECT ?5", (1,), 5),
     ],
 )
 def test_too_few_or_too_many_bindings_are_refused(
-    numbers: Rig, query: str, bindings: tuple[object, ...]
+    numbers: Rig, query: str, bindings: tuple[object, ...], needed: int
 ) -> None:
-    with pytest.raises(SqlError, match=WRONG_BINDINGS):
+    with pytest.raises(SqlError, match=wrong_bindings(needed, len(bindings))):
         numbers.exec(query, *bindings)
 
 
