@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-__all__ = ["ALARMS", "OBJECTS", "SCHEDULES", "STORAGE"]
+__all__ = ["ALARMS", "OBJECTS", "SCHEDULES", "STORAGE", "log_reset"]
 
 logging.getLogger("durable_storage").addHandler(logging.NullHandler())
 
@@ -24,3 +24,11 @@ SCHEDULES: Final = logging.getLogger("durable_storage.schedules")
 
 STORAGE: Final = logging.getLogger("durable_storage.storage")
 """Files that could not be folded or closed."""
+
+
+def log_reset(name: str, reason: BaseException | None) -> None:
+    """Tell of the object called ``name`` that its life has ended by a reset."""
+    cause = None if reason is None else reason.__cause__
+    OBJECTS.warning(
+        "%s: reset: %s", name, reason or type(reason).__name__, exc_info=cause or reason
+    )

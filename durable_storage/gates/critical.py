@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar, cast, final
 
 from ..errors import ConcurrencyError, ObjectDead, ObjectResetError
-from .event import EVENT, Frame, drive
+from .event import EVENT, Frame, drive, inherited
 from .input_gate import Scope, Waiter
 from .life import Life
 from .loop import Signal
@@ -96,7 +96,7 @@ class CriticalSection(Generic[T]):
                 frame.sections = [self]
             else:
                 frame.sections.append(self)
-        elif EVENT.get() is None:
+        elif inherited() is None:
             life.loop.call_soon(self._start_if_dropped)
 
     def _start_if_dropped(self) -> None:

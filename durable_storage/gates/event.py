@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .critical import CriticalSection
     from .life import Life
 
-__all__ = ["EVENT", "Frame", "drive"]
+__all__ = ["EVENT", "Frame", "drive", "inherited"]
 
 T = TypeVar("T")
 
@@ -31,6 +31,8 @@ class Frame:
     Attributes:
         life: the life of the object it belongs to.
         up: the frame whose step made this one, across objects.
+        ended: the event ended in its first step, and its caller's context still names it: taking it
+            out of there costs as much as all the rest of a call.
         delegated: above zero while a frame further in is driven in its stead.
         inner: the innermost section that its own code has opened around itself.
         sections: critical sections that its step has created and not awaited.
@@ -38,7 +40,7 @@ class Frame:
     """
 
     # The rest has its defaults in the class: most events end in their first step and set none.
-    __slots__ = ("__dict__", "base", "life", "sections", "up")
+    __slots__ = ("__dict__", "base", "ended", "life", "sections", "up")
 
     delegated = 0
     inner: Scope | None = None
@@ -53,6 +55,7 @@ class Frame:
         self.base = scope
         self.up = up
         self.sections: list[CriticalSection[Any]] | None = None
+        self.ended = False
 
     @property
     def scope(self) -> Scope:
@@ -109,7 +112,13 @@ class Frame:
 EVENT: contextvars.ContextVar[Frame | None] = contextvars.ContextVar(
     "durable_storage_event", default=None
 )
-"""The frame of the event that a task works for; child tasks inherit it."""
+"""The frame of the event that a task works for; child tasks inherit it. It may have ended."""
+
+
+def inherited() -> Frame | None:
+    """The frame of the event that the calling task works for, unless that has ended."""
+    frame = EVENT.get()
+    return None if frame is None or frame.ended else frame
 
 
 @types.coroutine

@@ -175,7 +175,7 @@ class Life:
             return None
         frame = EVENT.get()
         if self.broken is not None:
-            if frame is not None and frame.life is self:
+            if frame is not None and frame.life is self and not frame.ended:
                 raise ObjectDead(str(self.broken))
             raise self.reset_error()
         if frame is not None and frame.life is self:
@@ -199,6 +199,12 @@ class Life:
         waiter.operation = run
         scope.waiters.append(waiter)
         return later
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing of it waits to be committed or confirmed, or ever will."""
+        gate = self.gate
+        return self.broken is not None or not (self.pending or gate.confirmed < gate.withheld)
 
     # -- turns ----------------------------------------------------------------------------
 

@@ -207,6 +207,13 @@ class Loop:
             loop = _LOCAL.loop = Loop()
         return loop
 
+    def own_failure(self, exc: BaseException) -> bool:
+        """Whether code failed with ``exc`` by itself, and was not cancelled from outside."""
+        if isinstance(exc, asyncio.CancelledError) and not self.is_trio:
+            task = asyncio.current_task()
+            return task is not None and not task.cancelling()
+        return isinstance(exc, Exception)
+
     def run_in_thread(
         self, job: Callable[[], object], done: Callable[[BaseException | None], None]
     ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, TypeVar, cast, overload
@@ -131,8 +132,13 @@ async def inside(frame: Frame, code: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 def current_frame(loop: Loop) -> Frame | None:
-    """The frame for which the calling code works: the driven step's, or the inherited one."""
-    return loop.current if loop.current is not None else EVENT.get()
+    """The frame for which the calling code works: the driven step's, or the inherited one.
+
+    In the context of an event that has ended works its caller, or a task that it left behind. As
+    long as anything of the object is unconfirmed, what they send is taken for the latter's.
+    """
+    frame = loop.current if loop.current is not None else EVENT.get()
+    return None if frame is None or (frame.ended and frame.life.quiet) else frame
 
 
 async def send(
@@ -159,6 +165,11 @@ async def send(
     """
     life = frame.life
     loop = life.loop
+    if frame.ended:
+        if withhold:
+            with contextlib.suppress(ObjectDead):
+                await life.outgoing(frame)
+        return await deliver()
     driven = loop.current is frame
     if life.broken is not None:
         raise ObjectDead(str(life.broken))

@@ -20,6 +20,7 @@ import anyio
 
 from ..clock import Clock, busy, watch_wall
 from ..gates.loop import Loop, Signal
+from ..log import ALARMS
 from .registry import NamespaceNumber, Registry
 
 __all__ = ["RETRIES_MAX", "AlarmScheduler", "ObjectAlarms", "retry_delay_ms"]
@@ -208,8 +209,11 @@ class AlarmScheduler:
                 again: int | None = self._clock.time_ms() + TRY_AGAIN_MS
                 try:
                     again = await self._run(key.namespace, key.id)
-                except Exception:
-                    pass
+                except Exception as exc:
+                    ALARMS.warning(
+                        "the alarm of object %s could not be run; it is tried again in %d s",
+                        key.id, TRY_AGAIN_MS // 1000, exc_info=exc,
+                    )  # fmt: skip
                 finally:
                     self._finish(key, entry, again)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final
 
 from ..errors import ArgumentTypeError
 from ..gates.event import EVENT, Frame, drive
-from ..gates.ready import READY, Failed
+from ..gates.ready import Failed
 from ..ids import (
     DurableObjectId,
     Jurisdiction,
@@ -21,7 +21,7 @@ from ..ids import (
 )
 from ..object import DurableObject
 from .registry import NamespaceRecord
-from .resident import Evicted, tick
+from .resident import TICKS, Evicted
 
 if TYPE_CHECKING:
     from .resident import Resident
@@ -198,6 +198,7 @@ def _method(
     digits = str(object_id)
     loop = runtime.loop
     make = object.__new__
+    ticks = TICKS
     known: Resident | None = None
 
     async def call(*args: Any, **kwargs: Any) -> Any:
@@ -206,28 +207,36 @@ def _method(
             known = residents.get(digits)
             return await deliver(args, kwargs)
         root = life.root
+        outer = EVENT.get()
         if (
             loop.current is not None
             or root.child is not None
             or root.promised is not None
-            or EVENT.get() is not None
+            or (
+                outer is not None and not (outer.ended and (outer.life is life or outer.life.quiet))
+            )
         ):
             return await deliver(args, kwargs)
         # A call from outside to an object that is awake and open: its first step is run here, and
         # most events end in it.
-        known.used = tick()
+        known.used = ticks.now = ticks.now + 1
         function = getattr(known.instance, method)
         coroutine = function(*args, **kwargs) if args or kwargs else function()
         # Frame(life, root, None), without the cost of a call (5 % of a stub call).
         frame = make(Frame)
-        frame.life, frame.base, frame.up, frame.sections = life, root, None, None
+        frame.life, frame.base, frame.up, frame.sections, frame.ended = (
+            life,
+            root,
+            None,
+            None,
+            False,
+        )
         loop.current = frame
         EVENT.set(frame)
         try:
             yielded = coroutine.send(None)
         except StopIteration as stop:
             loop.current = None
-            EVENT.set(None)
             gate = life.gate
             if (
                 life.pending
@@ -237,7 +246,11 @@ def _method(
                 or frame.sections is not None
                 or life.broken is not None
             ):
+                EVENT.set(None)
                 await life.answer(frame)
+            else:
+                # Instead of EVENT.set(None), which costs a seventh of a call.
+                frame.ended = True
             return stop.value
         except BaseException as exc:
             loop.current = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 import inspect
 from collections.abc import Callable, Coroutine
@@ -27,9 +26,22 @@ if TYPE_CHECKING:
     from ..storage.legacy.session import LegacySession
     from ..storage.session import Session
 
-__all__ = ["AlarmInvocationInfo", "Evicted", "Resident"]
+__all__ = ["TICKS", "AlarmInvocationInfo", "Evicted", "Resident"]
 
 T = TypeVar("T")
+
+
+@final
+class Ticks:
+    """Counts the calls of all objects, so that the one called longest ago is known."""
+
+    __slots__ = ("now",)
+
+    def __init__(self) -> None:
+        self.now = 1
+
+
+TICKS = Ticks()
 
 
 class Evicted(Exception):  # noqa: N818 - a message between layers
@@ -57,7 +69,8 @@ class Resident:
     """An open object. See the module.
 
     Attributes:
-        used: it was called since the last look for idle objects.
+        used: the tick of its last call.
+        looked: what `used` was at the last look for idle objects.
         idle_since: monotonic seconds of the look that first found it unused.
         life: the present life, once its instance is made; None before that and after a reset.
         evicted: it is being closed, or is; its place is another's.
@@ -76,6 +89,7 @@ class Resident:
         "idle_since",
         "instance",
         "life",
+        "looked",
         "used",
     )
 
@@ -99,7 +113,9 @@ class Resident:
         self.instance: Any = None
         self.life: Life | None = None
         self.evicted = False
-        self.used = True
+        TICKS.now += 1
+        self.used = TICKS.now
+        self.looked = 0
         self.idle_since = 0.0
 
     def present(self) -> Life:
@@ -178,7 +194,8 @@ class Resident:
         Raises:
             Evicted: it was not delivered.
         """
-        self.used = True
+        TICKS.now += 1
+        self.used = TICKS.now
         return await deliver(self._loop, self.present, lambda life: self.code(life, method))
 
     # -- alarms ---------------------------------------------------------------------------
@@ -194,13 +211,14 @@ class Resident:
         except ObjectResetError as exc:
             if attempt.due_ms is None or not attempt.started:
                 raise
-            counted = not exc.retryable
-            cause: BaseException = exc
+            reset = exc
+            counted = not reset.retryable
+            cause: BaseException = reset
             while cause.__cause__ is not None and not isinstance(cause, Aborted):
                 cause = cause.__cause__
-            drop = not getattr(exc, "retry_alarm", getattr(cause, "retry_alarm", True))
+            drop = not getattr(reset, "retry_alarm", getattr(cause, "retry_alarm", True))
             await self.deliver(
-                lambda _: self._alarm_failed(attempt, exc, counted=counted, drop=drop)
+                lambda _: self._alarm_failed(attempt, reset, counted=counted, drop=drop)
             )
         return attempt.started, attempt.again_ms
 
@@ -225,7 +243,7 @@ class Resident:
         except BaseException as exc:
             replaced = alarm.replaced
             alarm.end_run()
-            if session.life.broken is not None or not self._is_failure(exc):
+            if session.life.broken is not None or not self._loop.own_failure(exc):
                 raise
             if not replaced:
                 self._note_failure(session, attempt, exc, counted=True, drop=False)
@@ -238,13 +256,6 @@ class Resident:
             alarm.clear()
             session.withhold = True
             session.life.wrote(True)
-
-    def _is_failure(self, exc: BaseException) -> bool:
-        """Whether a handler failed with ``exc``; one that was cancelled from outside did not."""
-        if isinstance(exc, asyncio.CancelledError) and not self._loop.is_trio:
-            task = asyncio.current_task()
-            return task is not None and not task.cancelling()
-        return isinstance(exc, Exception)
 
     async def _alarm_failed(
         self, attempt: _AlarmAttempt, error: BaseException, *, counted: bool, drop: bool

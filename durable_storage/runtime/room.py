@@ -6,8 +6,8 @@ Invariants:
   callers were woken and have not opened them yet. Without nested calls, which may exceed the number
   because waiting while holding a place could never end, the two together are at most ``places``.
 * Objects wait in the order in which they were first asked for; all callers of one wait together.
-* While anybody waits, as many idle objects are being closed as there are objects waiting, if there
-  are so many.
+* As many idle objects are being closed as objects wait or are open above the number, if so many are
+  idle.
 """
 
 from __future__ import annotations
@@ -63,6 +63,9 @@ class Room:
         elif not anyway and self.taken + len(self._promised) >= self._places:
             return False
         self.taken += 1
+        if self.taken > self._places:
+            self._loop.on_idle.add(self.make)
+            self.make()
         return True
 
     def give_back(self) -> None:
@@ -103,8 +106,9 @@ class Room:
             )
 
     def make(self) -> None:
-        """Begin to close idle objects, if any are, for those who wait."""
-        while self._closing < min(len(self._waiting), CLOSING_MAX) and self._close_one():
+        """Begin to close idle objects, if any are, for who waits and what is above the number."""
+        wanted = len(self._waiting) + max(0, self.taken - self._places)
+        while self._closing < min(wanted, CLOSING_MAX) and self._close_one():
             self._closing += 1
 
     def _grant(self) -> None:
@@ -113,7 +117,7 @@ class Room:
             turn = self._waiting.pop(key)
             self._promised.add(key)
             turn.signal.set()
-        if self._waiting:
+        if self._waiting or self.taken > self._places:
             self.make()
         else:
             self._loop.on_idle.discard(self.make)

@@ -27,6 +27,7 @@ from ..gates.outgoing import current_frame
 from ..history import History
 from ..ids import DurableObjectId, LocationHint, id_from_string
 from ..limits import Limits
+from ..log import OBJECTS
 from ..object import DurableObject
 from ..serializers import MsgpackSerializer, Serializer
 from ..storage.host import Host
@@ -147,6 +148,8 @@ class Runtime:
         self._residents: dict[NamespaceNumber, dict[str, Resident]] = {}
         # Objects that are being opened or closed; whoever wants one of them waits for the signal.
         self._changing: dict[tuple[NamespaceNumber, str], Signal] = {}
+        # Idle objects, the longest unused last, as they were when this was last used up.
+        self._coldest: list[tuple[int, NamespaceNumber, str]] = []
         self._sweeper: anyio.CancelScope | None = None
         self._sweeping = False
         self.closing = True
@@ -565,6 +568,7 @@ class Runtime:
         resident = Resident(namespace.cls, object_id, self.env, host, settings, self._loop)
         self._residents[record.number][digits] = resident
         self._start_sweeper()
+        OBJECTS.debug("%s: opened", name)
         return resident
 
     def _host(
@@ -637,6 +641,7 @@ class Runtime:
             try:
                 with anyio.CancelScope(shield=True):
                     await resident.host.close()
+                OBJECTS.debug("%s: closed", resident.host.name)
             finally:
                 del self._changing[key]
                 done.set()
@@ -672,12 +677,26 @@ class Runtime:
         return closed
 
     def _close_one_idle(self) -> bool:
-        for number, residents in self._residents.items():
-            for digits, resident in residents.items():
-                if resident.idle:
+        sorted_now = False
+        while True:
+            while self._coldest:
+                used, number, digits = self._coldest.pop()
+                resident = self._residents.get(number, {}).get(digits)
+                if resident is not None and resident.used == used and resident.idle:
                     self._loop.spawn(self._begin_close(number, digits))
                     return True
-        return False
+            if sorted_now:
+                return False
+            sorted_now = True
+            self._coldest = sorted(
+                (
+                    (resident.used, number, digits)
+                    for number, residents in self._residents.items()
+                    for digits, resident in residents.items()
+                    if resident.idle
+                ),
+                reverse=True,
+            )
 
     # -- idle objects ---------------------------------------------------------------------
 
@@ -701,8 +720,8 @@ class Runtime:
         now = self._settings.clock.monotonic()
         for number, residents in self._residents.items():
             for digits, resident in list(residents.items()):
-                if resident.used or not resident.idle:
-                    resident.used = False
+                if resident.used != resident.looked or not resident.idle:
+                    resident.looked = resident.used
                     resident.idle_since = now
                 elif now - resident.idle_since >= self._idle_timeout / 2:
                     await self._close_object(number, digits)

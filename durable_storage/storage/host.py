@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable
 from typing import final
@@ -12,6 +11,7 @@ from ..gates.deadlines import Deadlines
 from ..gates.input_gate import Waiter
 from ..gates.life import Life
 from ..gates.loop import Loop, Signal
+from ..log import STORAGE, log_reset
 from .alarm_slot import AlarmIndex
 from .object_file import ObjectFile
 from .session import Session
@@ -144,6 +144,7 @@ class Host:
     def _broken(self, life: Life) -> None:
         if self.life is not life:
             return
+        log_reset(self.name, life.broken)
         self.life = self.session = None
         self._previous = life
         if life.storage_failed or self.restore_requested:
@@ -157,8 +158,10 @@ class Host:
         self._restored = self._restored or self.restore_requested
         self.restore_requested = False
         if file is not None:
-            with contextlib.suppress(DurableStorageError, OSError):
+            try:
                 file.close()
+            except (DurableStorageError, OSError) as exc:
+                STORAGE.warning("%s: its file was not closed cleanly", self.name, exc_info=exc)
 
     # -- folding --------------------------------------------------------------------------
 
@@ -202,10 +205,12 @@ class Host:
                 life.commit()
             done = loop.signal()
             errors: list[BaseException] = []
+            refused = False
 
             def job() -> None:
+                nonlocal refused
                 try:
-                    file.fold()
+                    refused = not file.fold()
                 finally:
                     folding.set()
 
@@ -217,9 +222,15 @@ class Host:
             if life.broken is None:
                 loop.run_in_thread(job, finish)
                 await done.wait()
+            refused = refused or bool(errors)
+            if refused:
+                STORAGE.warning(
+                    "%s: its log could not be folded; it grows on, and that is tried again later",
+                    self.name, exc_info=errors[0] if errors else None,
+                )  # fmt: skip
             # A disk that refuses, or an outside reader, is asked again later, not at every commit.
             self._fold_at_bytes = (
-                max(FOLD_AT_BYTES, file.database.wal_size_bytes) * 2 if errors else FOLD_AT_BYTES
+                max(FOLD_AT_BYTES, file.database.wal_size_bytes) * 2 if refused else FOLD_AT_BYTES
             )
         finally:
             folding.set()

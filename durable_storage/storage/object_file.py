@@ -98,7 +98,7 @@ class ObjectFile:
         """
         with self._lock:
             if self.log is None:
-                # Folding may delete the WAL; its name must not be the one of an earlier WAL by then.
+                # Folding may delete the WAL; its name must not be an earlier WAL's by then.
                 self.database.confirm()
             elif not self.log.archive():
                 # What is not in the log (a full disk) must stay in the WAL.

@@ -10,6 +10,7 @@ from ...gates.deadlines import Deadlines
 from ...gates.input_gate import Scope
 from ...gates.life import Life
 from ...gates.loop import Loop, Signal
+from ...log import log_reset
 from ..alarm_slot import AlarmIndex
 from ..host import Host
 from ..kv_backend import KvBackend
@@ -128,6 +129,7 @@ class LegacyHost:
     def _broken(self, life: Life) -> None:
         if self.life is not life:
             return
+        log_reset(self.name, life.broken)
         self.life = self.session = None
         if self._on_broken is not None:
             self._on_broken(life)

@@ -47,7 +47,9 @@ async def test_an_object_closed_while_its_caller_waits_for_the_disk_is_opened_an
                 group.start_soon(call)
                 with anyio.fail_after(10):
                     await held.reached()
-                await evict_durable_object(counter)
+                # Closing it waits for the disk as well.
+                group.start_soon(evict_durable_object, counter)
+                await anyio.wait_all_tasks_blocked()
                 held.release()
         assert answers == [3]
         assert runtime.open_objects == 2
@@ -66,3 +68,22 @@ async def test_objects_of_another_runtime_cannot_open_a_closed_one(tmp_path: pat
             with pytest.raises(DurableStorageError, match="after its runtime was closed"):
                 await caller.call(stub)
     assert closed.open_objects == 0
+
+
+class Remembering(DurableObject):
+    calls = 0
+
+    async def call(self) -> int:
+        self.calls += 1
+        return self.calls
+
+
+async def test_the_object_that_was_called_longest_ago_makes_room() -> None:
+    async with Runtime(max_open_objects=3) as runtime:
+        objects = runtime.namespace(Remembering)
+        for name in "abcab":
+            await objects.get_by_name(name).call()
+        assert await objects.get_by_name("d").call() == 1
+        assert [await objects.get_by_name(name).call() for name in "abd"] == [3, 3, 2]
+        assert await objects.get_by_name("c").call() == 1
+        assert [await objects.get_by_name(name).call() for name in "bd"] == [4, 3]
