@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final, final
 
 from ..errors import DatabaseFileError
 from ..limits import Limits
 from .create import PAGE_SIZE
 from .sqlerrors import primary_code
 
-__all__ = ["STATEMENTS_MAX", "connect", "reset_pragmas", "set_synchronous"]
+__all__ = [
+    "LENGTH_MIN_BYTES",
+    "STATEMENTS_MAX",
+    "LoweredLimits",
+    "connect",
+    "reset_pragmas",
+    "set_synchronous",
+]
 
 STATEMENTS_MAX: Final = 512
 """Prepared statements that are kept."""
 
+LENGTH_MIN_BYTES: Final = 4096
+"""The length of a value or a row that our own statements may need."""
+
+_CEILING: Final = 2**31 - 1
 _OFF: Final = 0
 _NORMAL: Final = 1
 
@@ -87,25 +98,58 @@ def _configure(connection: sqlite3.Connection, path: str, limits: Limits) -> Non
     reset_pragmas(connection, path)
     pages = max(1, limits.database_size_max_bytes // PAGE_SIZE)
     connection.execute(f"PRAGMA max_page_count={pages}")
-    for category, value in (
-        (sqlite3.SQLITE_LIMIT_LENGTH, limits.value_size_max_bytes),
-        (sqlite3.SQLITE_LIMIT_SQL_LENGTH, limits.statement_size_max_bytes),
-        (sqlite3.SQLITE_LIMIT_COLUMN, limits.columns),
-        (sqlite3.SQLITE_LIMIT_EXPR_DEPTH, limits.expression_depth),
-        (sqlite3.SQLITE_LIMIT_COMPOUND_SELECT, limits.compound_select_terms),
-        (sqlite3.SQLITE_LIMIT_FUNCTION_ARG, limits.function_arguments),
-        (sqlite3.SQLITE_LIMIT_ATTACHED, 0),
-        (sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, limits.like_pattern_size_max_bytes),
-        (sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, limits.parameters),
-        (sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH, limits.trigger_depth),
-        (sqlite3.SQLITE_LIMIT_WORKER_THREADS, 0),
-    ):
-        # A value above the ceiling that was compiled in becomes that ceiling.
-        connection.setlimit(category, min(value, 2**31 - 1))
+    for category, _, value in _run_time_limits(limits):
+        connection.setlimit(category, value)
     # Keeps SQL from writing to the shadow tables of FTS5 and R*Tree. Python 3.12 and later.
     set_config: Callable[[int, bool], None] | None = getattr(connection, "setconfig", None)
     if set_config is not None:
         set_config(getattr(sqlite3, "SQLITE_DBCONFIG_DEFENSIVE"), True)  # noqa: B009
+
+
+def _run_time_limits(limits: Limits) -> Iterator[tuple[int, int, int]]:
+    """Yield SQLite's limits: the category, what users may use, and what is in force for us."""
+    for category, value, floor in (
+        (sqlite3.SQLITE_LIMIT_LENGTH, limits.value_size_max_bytes, LENGTH_MIN_BYTES),
+        (sqlite3.SQLITE_LIMIT_COLUMN, limits.columns, 10),
+        (sqlite3.SQLITE_LIMIT_EXPR_DEPTH, limits.expression_depth, 50),
+        (sqlite3.SQLITE_LIMIT_COMPOUND_SELECT, limits.compound_select_terms, 5),
+        (sqlite3.SQLITE_LIMIT_FUNCTION_ARG, limits.function_arguments, 16),
+        (sqlite3.SQLITE_LIMIT_ATTACHED, 0, 0),
+        (sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, limits.like_pattern_size_max_bytes, 50),
+        (sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, limits.parameters, 10),
+        (sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH, limits.trigger_depth, 1),
+        (sqlite3.SQLITE_LIMIT_WORKER_THREADS, 0, 0),
+    ):
+        # A value above the ceiling that was compiled in becomes that ceiling.
+        allowed = min(value, _CEILING)
+        yield category, allowed, max(allowed, floor)
+    # The length of what users write is checked before. Ours has their names in it, quoted, and
+    # EXPLAIN before their statements.
+    length = min(2 * limits.statement_size_max_bytes + LENGTH_MIN_BYTES, _CEILING)
+    yield sqlite3.SQLITE_LIMIT_SQL_LENGTH, length, length
+
+
+@final
+class LoweredLimits:
+    """Limits below what our statements, and SQLite's own, need; a context that applies them.
+
+    What changes the schema runs outside: SQLite changes its table of it by statements of its own.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, limits: Limits) -> None:
+        self._connection = connection
+        self._lowered = [item for item in _run_time_limits(limits) if item[1] < item[2]]
+
+    def __bool__(self) -> bool:
+        return bool(self._lowered)
+
+    def __enter__(self) -> None:
+        for category, allowed, _ in self._lowered:
+            self._connection.setlimit(category, allowed)
+
+    def __exit__(self, *error: object) -> None:
+        for category, _, ours in self._lowered:
+            self._connection.setlimit(category, ours)
 
 
 def reset_pragmas(connection: sqlite3.Connection, path: str) -> None:

@@ -17,7 +17,7 @@ import os
 import sqlite3
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any, Final, TypeVar, final
 
 from typing_extensions import is_typeddict
@@ -30,7 +30,14 @@ from ..errors import (
 from ..limits import Limits
 from .authorizer import Authorizer
 from .bindings import PLAIN_TYPES, explain, plain
-from .configure import STATEMENTS_MAX, connect, reset_pragmas, set_synchronous
+from .configure import (
+    LENGTH_MIN_BYTES,
+    STATEMENTS_MAX,
+    LoweredLimits,
+    connect,
+    reset_pragmas,
+    set_synchronous,
+)
 from .create import DatabaseFile
 from .cursor import NOTHING, SqlStorageCursor, make_cursor
 from .deletion import drop_everything
@@ -125,6 +132,7 @@ class Database:
         except BaseException:
             self._file.close()
             raise
+        self._lowered = LoweredLimits(self._connection, self._limits)
         self.created = self._file.created
         # Making a cursor of sqlite3 costs as much as a small query. Writes leave nothing open and
         # share one; the newest read has the other, and leaves it to the next when it is finished.
@@ -380,7 +388,7 @@ class Database:
                     raise
             # A key and a value may together be as long as one value of SQL may be, but SQLite
             # counts the overhead of their row too.
-            limit = self._limits.value_size_max_bytes
+            limit = max(self._limits.value_size_max_bytes, LENGTH_MIN_BYTES)
             self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, limit + _RECORD_OVERHEAD_BYTES)
             try:
                 return write()
@@ -517,8 +525,9 @@ class Database:
             if statement is last:
                 break
             try:
-                # Closing ends the statement, and with it what it locks.
-                self._connection.execute(statement.sql).close()
+                with nullcontext() if statement.changes_schema else self._lowered:
+                    # Closing ends the statement, and with it what it locks.
+                    self._connection.execute(statement.sql).close()
             except sqlite3.Error as error:
                 if primary_code(error) is None:
                     raise SqlError(PARAMETERS_BEFORE_THE_LAST) from error
@@ -533,7 +542,8 @@ class Database:
                 raise wrong_bindings(len(last.names), len(bindings))
             parameters = dict(zip(last.names, bindings, strict=True))
         if not last.is_write:
-            source = self._read(last.sql, parameters)
+            with self._lowered:
+                source = self._read(last.sql, parameters)
             self._newest = cursor = make_cursor(self, last, source, parameters, row_type)
             return cursor
         if last.changes_schema:
@@ -542,14 +552,16 @@ class Database:
         rows: list[_Row] = []
         self.meter.start()
         try:
-            self._write(last.sql, parameters)
-            rows = self._written_rows(last)
+            with nullcontext() if last.changes_schema else self._lowered:
+                self._write(last.sql, parameters)
+                rows = self._written_rows(last)
         finally:
             self.meter.stop()
         seen = self.meter.written(len(rows))
         if last.changes_schema:
             self._forget_statements()
-        last.done()
+        if not self._lowered:
+            last.done()
         return make_cursor(self, last, iter(rows), parameters, row_type, seen)
 
     def _parse(self, query: object) -> Statement:
@@ -566,6 +578,8 @@ class Database:
         if size > limit:
             raise too_big("statement too long")
         statement = parse_script(text)
+        if self._lowered:
+            statement.is_simple_read = False
         if len(self._statements) >= STATEMENTS_MAX:
             self._statements.clear()
         self._statements[query] = statement

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import inspect
 import os
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,12 @@ from durable_storage import (
     DatabaseFileError,
     DurableObjectState,
     History,
+    LimitExceededError,
+    Limits,
     Runtime,
+    SqlError,
 )
+from durable_storage.errors import SqlLimitError
 
 pytestmark = pytest.mark.anyio
 
@@ -102,3 +109,67 @@ async def test_a_history_that_cannot_be_made_is_told_with_the_reason(
 
     monkeypatch.setattr(os, "mkdir", refuse)
     await refused(path, History(), r"a\.sqlite.* cannot be opened: .*Permission denied")
+
+
+@pytest.mark.parametrize("history", HISTORIES)
+@pytest.mark.parametrize("value", [1, 2, 10])
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Limits)])
+async def test_every_limit_can_be_lowered_to_almost_nothing(
+    tmp_path: Path, field: str, value: int, history: History
+) -> None:
+    """What is within it works, and what is over it is refused in the library's own words."""
+    limits = Limits(**{field: value})
+    for _ in range(2):
+        async with DurableObjectState.open(tmp_path / "a", limits=limits, history=history) as ctx:
+            storage = ctx.storage
+            steps: list[Callable[[], Any]] = [
+                lambda: storage.put("k", True),
+                lambda: storage.get("k"),
+                lambda: storage.list(start="a", end="z", limit=3),
+                lambda: storage.delete("k"),
+                lambda: storage.sql.exec("SELECT 1 AS v").one()["v"],
+                lambda: storage.sql.exec("CREATE TABLE t(a)").rows_written,
+                lambda: storage.sql.exec("INSERT INTO t VALUES(NULL)").rows_written,
+                lambda: storage.delete_all(),
+                lambda: storage.sync(),
+            ]
+            refusals: set[type] = set()
+            for step in steps:
+                try:
+                    result = step()
+                    if inspect.isawaitable(result):
+                        await result
+                except (SqlError, LimitExceededError) as error:
+                    refusals.add(type(error))
+            if field not in REFUSING:
+                assert not refusals
+
+
+# The fields that leave no room for what the test does.
+REFUSING = {"statement_size_max_bytes", "value_size_max_bytes", "database_size_max_bytes"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "query", "bindings"),
+    [
+        ("parameters", 1, "SELECT ?, ?", (1, 2)),
+        ("columns", 2, "SELECT 1, 2, 3", ()),
+        ("function_arguments", 1, "SELECT max(1, 2)", ()),
+        ("compound_select_terms", 1, "SELECT 1 UNION SELECT 2", ()),
+        ("expression_depth", 2, "SELECT 1 + (2 + (3 + 4))", ()),
+        ("like_pattern_size_max_bytes", 1, "SELECT 'abc' LIKE 'ab%'", ()),
+        ("statement_size_max_bytes", 10, "SELECT 1234", ()),
+        ("value_size_max_bytes", 10, "SELECT ?", ("x" * 11,)),
+        ("value_size_max_bytes", 10, "SELECT zeroblob(11)", ()),
+    ],
+)
+async def test_sql_over_a_limit_below_what_the_library_needs_is_refused_each_time(
+    tmp_path: Path, field: str, value: int, query: str, bindings: tuple[Any, ...]
+) -> None:
+    limits = Limits(**{field: value})
+    async with DurableObjectState.open(tmp_path / "a.sqlite", limits=limits) as ctx:
+        ctx.storage.kv.put("k", 1)
+        for _ in range(3):
+            with pytest.raises(SqlLimitError):
+                ctx.storage.sql.exec(query, *bindings)
+            assert ctx.storage.kv.get("k") == 1
