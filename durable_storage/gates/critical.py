@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar, cast, final
 
-from ..errors import ConcurrencyError, ObjectDead, ObjectResetError
+from ..errors import ConcurrencyError, ObjectDead
 from .event import EVENT, Frame, drive, inherited
 from .input_gate import Scope, Waiter
 from .life import Life
@@ -14,11 +14,6 @@ from .loop import Signal
 __all__ = ["CriticalSection"]
 
 T = TypeVar("T")
-
-TIMED_OUT = (
-    "A call to blockConcurrencyWhile() in a Durable Object waited for too long. The call was "
-    "canceled and the Durable Object was reset."
-)
 
 
 def check_depth(life: Life, scope: Scope) -> None:
@@ -235,7 +230,7 @@ class CriticalSection(Generic[T]):
         raise ObjectDead(str(life.broken))
 
     def _expired(self) -> None:
-        self._life.break_(ObjectResetError(TIMED_OUT), calls=True)
+        self._life.time_out()
 
 
 @final
@@ -290,7 +285,7 @@ class OpenSection:
         life.deadlines.start(section, self._expired)
 
     def _expired(self) -> None:
-        self._life.break_(ObjectResetError(TIMED_OUT), calls=True)
+        self._life.time_out()
 
     def leave(self) -> None:
         """Close the section and let others run."""

@@ -29,6 +29,7 @@ class Waiter:
     """A place in a scope's queue: a task that waits, or an operation to be run in its turn."""
 
     __slots__ = (
+        "caller",
         "critical",
         "error",
         "gone",
@@ -55,6 +56,8 @@ class Waiter:
         """Whether its event has run any code yet; one that has not may still be refused."""
         self.operation = operation
         self.since = 0.0
+        self.caller: str | None = None
+        """The object whose event makes the call, in messages."""
         self.granted = False
         self.gone = False
         self.error: BaseException | None = None

@@ -19,6 +19,11 @@ __all__ = ["Backing", "Life", "NotDelivered"]
 
 T = TypeVar("T")
 
+TIMED_OUT = (
+    "A call to blockConcurrencyWhile() in a Durable Object waited for too long. The call was "
+    "canceled and the Durable Object was reset."
+)
+
 
 class Backing(Protocol):
     """What the gates need of the storage behind an object.
@@ -282,12 +287,18 @@ class Life:
         self._refuse_overload()
         waiter = Waiter(self.loop, self.root, started=False)
         waiter.since = self._monotonic()
+        waiter.caller = None if up is None else up.life.name
         self.root.waiters.append(waiter)
         frames: list[Frame] = []
         while up is not None:
-            up.waiting_for = self
             frames.append(up)
+            holder = up.place.holder
+            if up.delegated and up.inner is not None and holder is not None:
+                # It waits inside a section that it has opened around itself.
+                frames.append(holder)
             up = up.up
+        for frame in frames:
+            frame.waiting_for = self
         try:
             await waiter.wait(self.loop)
         finally:
@@ -611,6 +622,20 @@ class Life:
         for frame in doomed:
             if frame is not current:
                 frame.kill()
+
+    def time_out(self) -> None:
+        """End this life because its critical section lasts too long; say who waits for whom."""
+        message = TIMED_OUT
+        section = self.root.child
+        while section is not None and section.child is not None:
+            section = section.child
+        holder = None if section is None else section.holder
+        if holder is not None and holder.waiting_for is not None:
+            message += f" Code of {self.name} was waiting for a call to {holder.waiting_for.name}."
+        callers = sorted({w.caller for w in self.root.waiters if w.caller is not None})
+        if callers:
+            message += f" Calls from {', '.join(callers)} to {self.name} were waiting for it."
+        self.break_(ObjectResetError(message), calls=True)
 
     def reset_error(self) -> ObjectResetError:
         """What callers see of this life's end."""

@@ -653,3 +653,89 @@ async def test_a_callback_runs_inside_the_object() -> None:
             counter, lambda instance, state: state.storage.kv.get("value")
         )
         assert value == 1
+
+
+async def test_transactions_around_calls_to_each_other_are_refused() -> None:
+    class Node(DurableObject):
+        async def enter(self, other: str, ready: anyio.Event, go: anyio.Event) -> Any:
+            async with self.ctx.storage.transaction():
+                ready.set()
+                await go.wait()
+                return await self.env.nodes.get_by_name(other).ping()
+
+        async def ping(self) -> str:
+            return "pong"
+
+    class Env:
+        nodes: Any = None
+
+    env = Env()
+    async with Runtime(env=env, history=OFF) as runtime:
+        env.nodes = runtime.namespace(Node)
+        outcomes: list[Any] = []
+        ready = (anyio.Event(), anyio.Event())
+        go = anyio.Event()
+
+        async def call(name: str, other: str, mine: anyio.Event) -> None:
+            try:
+                outcomes.append(await env.nodes.get_by_name(name).enter(other, mine, go))
+            except ConcurrencyError as exc:
+                outcomes.append(str(exc))
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                group.start_soon(call, "a", "b", ready[0])
+                group.start_soon(call, "b", "a", ready[1])
+                await ready[0].wait()
+                await ready[1].wait()
+                go.set()
+        refused = [each for each in outcomes if each != "pong"]
+        assert len(refused) == 1
+        assert "'a'" in refused[0]
+        assert "'b'" in refused[0]
+
+
+async def test_a_section_that_times_out_names_the_call_that_waits_for_it() -> None:
+    clock = ManualClock()
+
+    class Node(DurableObject):
+        async def enter(self) -> None:
+            async with anyio.create_task_group() as group:
+                done = anyio.Event()
+                group.start_soon(self._ask, done)
+                await anyio.lowlevel.checkpoint()
+                await self.ctx.block_concurrency_while(done.wait)
+
+        async def _ask(self, done: anyio.Event) -> None:
+            await self.env.nodes.get_by_name("b").back()
+            done.set()
+
+        async def back(self) -> Any:
+            await anyio.lowlevel.checkpoint()
+            return await self.env.nodes.get_by_name("a").ping()
+
+        async def ping(self) -> str:
+            return "pong"
+
+    class Env:
+        nodes: Any = None
+
+    env = Env()
+    async with Runtime(env=env, clock=clock, history=OFF) as runtime:
+        env.nodes = runtime.namespace(Node)
+        errors: list[str] = []
+
+        async def call() -> None:
+            try:
+                await env.nodes.get_by_name("a").enter()
+            except ObjectResetError as exc:
+                errors.append(str(exc))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(call)
+            await anyio.wait_all_tasks_blocked()
+            await clock.advance(31)
+            await until(lambda: bool(errors))
+        assert "waited for too long" in errors[0]
+        assert "'a'" in errors[0]
+        assert "'b'" in errors[0]
