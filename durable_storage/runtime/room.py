@@ -17,7 +17,9 @@ from typing import final
 
 import anyio
 
+from ..clock import Clock
 from ..errors import OverloadedError
+from ..gates.deadlines import Deadlines
 from ..gates.loop import Loop, Signal
 
 __all__ = ["Room"]
@@ -40,14 +42,25 @@ class Room:
     """The places for open objects.
 
     Args:
+        clock: measures the patience of those who wait.
         places: how many there are.
+        seconds: how long anybody waits for one.
         close_one: begins to close an idle object; False when none is idle. `give_back` follows.
 
     Attributes:
         taken: places in use.
     """
 
-    def __init__(self, loop: Loop, places: int, close_one: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        clock: Clock,
+        places: int,
+        seconds: float,
+        close_one: Callable[[], bool],
+    ) -> None:
+        self._seconds = seconds
+        self._deadlines = Deadlines(loop, clock, seconds)
         self._loop = loop
         self._places = places
         self._close_one = close_one
@@ -75,11 +88,11 @@ class Room:
             self._closing -= 1
         self._grant()
 
-    async def wait(self, key: Hashable, seconds: float) -> None:
+    async def wait(self, key: Hashable) -> None:
         """Return when it may be this object's turn.
 
         Raises:
-            OverloadedError: it was not within ``seconds``.
+            OverloadedError: it was not in time.
         """
         turn = self._waiting.get(key)
         if turn is None:
@@ -88,13 +101,15 @@ class Room:
         self._loop.on_idle.add(self.make)
         self.make()
         try:
-            with anyio.move_on_after(seconds) as patience:
+            with anyio.CancelScope() as patience:
+                self._deadlines.start(patience, patience.cancel)
                 await turn.signal.wait()
         except BaseException:
             # A turn that came and is not taken passes on.
             self._promised.discard(key)
             raise
         finally:
+            self._deadlines.end(patience)
             turn.callers -= 1
             if not turn.callers and self._waiting.get(key) is turn:
                 del self._waiting[key]
@@ -102,8 +117,12 @@ class Room:
         if patience.cancelled_caught and not turn.signal.is_set():
             raise OverloadedError(
                 f"{self._places} objects are open and busy, and none was closed within "
-                f"{seconds:.0f} s; raise max_open_objects"
+                f"{self._seconds:.0f} s; raise max_open_objects"
             )
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+        self._deadlines.close()
 
     def make(self) -> None:
         """Begin to close idle objects, if any are, for who waits and what is above the number."""

@@ -212,7 +212,13 @@ class Runtime:
         directory = self._directory = DataDirectory(self._path)
         try:
             loop = self._loop = Loop.running()
-            self._room = Room(loop, places(self._max_open), self._close_one_idle)
+            self._room = Room(
+                loop,
+                self._settings.clock,
+                places(self._max_open),
+                self._settings.limits.queued_seconds,
+                self._close_one_idle,
+            )
             self._deadlines = Deadlines(
                 loop, self._settings.clock, self._settings.limits.critical_section_seconds
             )
@@ -297,6 +303,7 @@ class Runtime:
         while self._changing:
             await next(iter(self._changing.values())).wait()
         self._deadlines.close()
+        self._room.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
         assert self._directory is not None
@@ -534,7 +541,7 @@ class Runtime:
                     self._room.give_back()
                     raise
             else:
-                await self._room.wait(key, self._settings.limits.queued_seconds)
+                await self._room.wait(key)
 
     def _open_now(
         self,
@@ -734,8 +741,8 @@ class Runtime:
         known = self.registry.object(number, digits)
         object_id = id_from_string(record.unique_key, digits)
         if known is not None and known.name is not None:
-            object_id = (
-                namespace.id_from_name(known.name) if object_id.jurisdiction is None else object_id
+            object_id = DurableObjectId(
+                digits, name=known.name, jurisdiction=object_id.jurisdiction
             )
         resident = await self.open_object(namespace, object_id)
         _, again = await resident.run_alarm()
