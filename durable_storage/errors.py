@@ -119,5 +119,5 @@ class OverloadedError(DurableStorageError):
     retryable = False
 
 
-class ObjectDead(BaseException):  # noqa: N818 - not an error to be handled: it ends the code of a dead object
+class ObjectDead(BaseException):
     """Raised inside an object that was reset, so that ``except Exception`` cannot resume it."""

@@ -100,9 +100,10 @@ class Room:
         turn.callers += 1
         self._loop.on_idle.add(self.make)
         self.make()
+        patience = anyio.CancelScope()
+        self._deadlines.start(patience, patience.cancel)
         try:
-            with anyio.CancelScope() as patience:
-                self._deadlines.start(patience, patience.cancel)
+            with patience:
                 await turn.signal.wait()
         except BaseException:
             # A turn that came and is not taken passes on.
