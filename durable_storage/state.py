@@ -61,8 +61,8 @@ class DurableObjectState:
         settings: Settings,
         props: Any = None,
     ) -> None:
-        self.id = object_id
-        self.storage = storage
+        self.id: DurableObjectId = object_id
+        self.storage: DurableObjectStorage = storage
         self.clock: Clock = settings.clock
         self.serializer: Serializer = settings.serializer
         self.props: Any = {} if props is None else props

@@ -116,8 +116,8 @@ class Contents:
     def __init__(self, database: Database, *, legacy: bool) -> None:
         self._database = database
         self._legacy = legacy
-        self.serializer = str(self._meta("serializer") or "msgpack")
-        self.decoder = Decoder(self.serializer)
+        self.serializer: str = str(self._meta("serializer") or "msgpack")
+        self.decoder: Decoder = Decoder(self.serializer)
 
     def _meta(self, key: str) -> int | str | None:
         if not self._legacy:

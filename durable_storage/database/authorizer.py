@@ -166,8 +166,8 @@ class Authorizer:
     __slots__ = ("internal", "transaction_statement")
 
     def __init__(self) -> None:
-        self.internal = True
-        self.transaction_statement = False
+        self.internal: bool = True
+        self.transaction_statement: bool = False
 
     def __call__(
         self, action: int, first: str | None, second: str | None, database: str | None, *_: object

@@ -109,10 +109,10 @@ class Database:
         faults: Faults | None = None,
     ) -> None:
         self.path: Final = os.fspath(path)
-        self.commits = 0
-        self.committed_nothing = False
+        self.commits: int = 0
+        self.committed_nothing: bool = False
         self._changes = 0
-        self.transaction_lost = False
+        self.transaction_lost: bool = False
         self._limits = limits or Limits()
         self._faults = faults
         self._closed = False
@@ -133,7 +133,7 @@ class Database:
             self._file.close()
             raise
         self._lowered = LoweredLimits(self._connection, self._limits)
-        self.created = self._file.created
+        self.created: bool = self._file.created
         # Making a cursor of sqlite3 costs as much as a small query. Writes leave nothing open and
         # share one; the newest read has the other, and leaves it to the next when it is finished.
         self._writer = self._connection.cursor()
@@ -142,7 +142,7 @@ class Database:
         self._read = self._reader.execute
         self._authorizer = Authorizer()
         self._sql = InternalSql(self._connection, self._authorizer)
-        self.meter = Meter(self._connection, self._sql)
+        self.meter: Meter = Meter(self._connection, self._sql)
         self._kv = KeyValueTable(self._sql, "_cf_KV")
         self._metadata = KeyValueTable(self._sql, "_cf_METADATA", self._record_version)
         self._wal = WriteAheadLog(self.path, self._file.descriptor, faults)

@@ -91,11 +91,11 @@ class DatabaseFile:
             try:
                 if faults is not None:
                     faults.before("open", path)
-                self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                self.descriptor: int = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             except OSError as error:
                 raise _cannot_open(path, error) from error
             try:
-                self.created = _write_if_new(self.descriptor, path, faults)
+                self.created: bool = _write_if_new(self.descriptor, path, faults)
                 self._identity = _identity(os.fstat(self.descriptor))
             except BaseException as error:
                 os.close(self.descriptor)

@@ -145,6 +145,19 @@ class SqlStorageCursor(Generic[Row]):
         """Read the rest into memory; false when it is too long for that, and then lost."""
         return self._shared().drain()
 
+    def account(self) -> Callable[[], tuple[int, int]]:
+        """Return what gives the rows read and written so far, without holding the result open."""
+        meter = self._database.meter
+        statement, bindings, seen = self._statement, self._bindings, self._seen
+        delivered = self._count + (0 if self._reading is None else self._reading.count)
+
+        def counts() -> tuple[int, int]:
+            return meter.counts(
+                statement, bindings, seen or meter.observe(statement, bindings, delivered)
+            )
+
+        return counts
+
     def cancel(self, error: Exception) -> None:
         """End the result; every further use raises ``error``."""
         self._shared().cancel(error)

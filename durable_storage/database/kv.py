@@ -104,7 +104,7 @@ class KeyValueTable:
     ) -> None:
         self._sql = sql
         self._created = created
-        self.name = name
+        self.name: str = name
         # None: not known, because a transaction that may have created it was rolled back.
         self._exists: bool | None = None
         self._look = own(f"SELECT 1 FROM sqlite_master WHERE type='table' AND name='{name}'")

@@ -45,8 +45,8 @@ class Reading:
     )
 
     def __init__(self, source: Iterator[Tuple], recover: Callable[[Exception], None]) -> None:
-        self.source = source
-        self.finished = False
+        self.source: Iterator[Tuple] = source
+        self.finished: bool = False
         self.error: Exception | None = None
         self._recover = recover
         self._rest: Iterator[Tuple] | None = None

@@ -43,7 +43,7 @@ class WriteAheadLog:
         self._opening = threading.Lock()
         self._faults = faults
         self._failure: OSError | None = None
-        self.confirmed_once = False
+        self.confirmed_once: bool = False
         self._salts = b""
         self._frames = 0
 

@@ -45,17 +45,17 @@ class Frame:
     delegated = 0
     inner: Scope | None = None
     waiting_for: Life | None = None
-    kills = 0
+    kills: int = 0
     kill_scope: Any = None
     _task: asyncio.Task[Any] | None = None
     _cancelling = 0
 
     def __init__(self, life: Life, scope: Scope, up: Frame | None) -> None:
-        self.life = life
-        self.base = scope
-        self.up = up
+        self.life: Life = life
+        self.base: Scope = scope
+        self.up: Frame | None = up
         self.sections: list[CriticalSection[Any]] | None = None
-        self.ended = False
+        self.ended: bool = False
 
     @property
     def scope(self) -> Scope:

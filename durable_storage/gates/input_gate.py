@@ -50,16 +50,16 @@ class Waiter:
         started: bool = True,
         operation: Callable[[], None] | None = None,
     ) -> None:
-        self.scope = scope
-        self.critical = critical
-        self.started = started
+        self.scope: Scope = scope
+        self.critical: bool = critical
+        self.started: bool = started
         """Whether its event has run any code yet; one that has not may still be refused."""
-        self.operation = operation
-        self.since = 0.0
+        self.operation: Callable[[], None] | None = operation
+        self.since: float = 0.0
         self.caller: str | None = None
         """The object whose event makes the call, in messages."""
-        self.granted = False
-        self.gone = False
+        self.granted: bool = False
+        self.gone: bool = False
         self.error: BaseException | None = None
         self.signal: Signal | None = loop.signal() if operation is None else None
 
@@ -156,13 +156,13 @@ class Scope:
     )
 
     def __init__(self, parent: Scope | None = None) -> None:
-        self.parent = parent
+        self.parent: Scope | None = parent
         self.depth: int = 0 if parent is None else parent.depth + 1
         self.child: Scope | None = None
         self.promised: Waiter | None = None
         self.waiters: collections.deque[Waiter] = collections.deque()
         self.critical_waiters: collections.deque[Waiter] = collections.deque()
-        self.finished = False
+        self.finished: bool = False
         self.holder: Frame | None = None
 
     def live(self) -> Scope:

@@ -110,27 +110,27 @@ class Life:
         on_confirmed: Callable[[], None] | None = None,
         start_confirming: Start | None = None,
     ) -> None:
-        self.loop = loop
-        self.name = name
-        self.backing = backing
-        self.deadlines = deadlines
-        self.nesting_max = nesting_max
+        self.loop: Loop = loop
+        self.name: str = name
+        self.backing: Backing = backing
+        self.deadlines: Deadlines = deadlines
+        self.nesting_max: int = nesting_max
         self._queue_max, self._queue_seconds, self._monotonic = queue
-        self.on_broken = on_broken
-        self.root = Scope()
+        self.on_broken: Callable[[Life], None] = on_broken
+        self.root: Scope = Scope()
         self.broken: BaseException | None = None
-        self.storage_failed = False
-        self.pending = False
+        self.storage_failed: bool = False
+        self.pending: bool = False
         self._scheduled = False
         # Depth of explicit transactions: while one is open, turns do not commit.
-        self.explicit = 0
-        self.events = 0
-        self.background = 0
+        self.explicit: int = 0
+        self.events: int = 0
+        self.background: int = 0
         self.waiting: set[Frame] = set()
         self.calling: set[Frame] = set()
         self.sending: set[Frame] = set()
         self.folding: threading.Event | None = None
-        self.gate = OutputGate(
+        self.gate: OutputGate = OutputGate(
             loop,
             confirm,
             self._confirm_failed,

@@ -188,16 +188,18 @@ class Loop:
     def __init__(self) -> None:
         backend = _running_backend()
         self._backend = backend
-        self.is_trio = backend.is_trio
+        self.is_trio: bool = backend.is_trio
         self.current: Frame | None = None
-        self.thread_id = threading.get_ident()
-        self.events = 0
-        self.confirm_seconds = 0.0
+        self.thread_id: int = threading.get_ident()
+        self.events: int = 0
+        self.confirm_seconds: float = 0.0
         self.on_idle: set[Callable[[], None]] = set()
-        self.signal = backend.signal
-        self.call_soon = backend.call_soon
-        self.call_soon_threadsafe = backend.call_soon_threadsafe
-        self.spawn = backend.spawn
+        self.signal: Callable[[], Signal] = backend.signal
+        self.call_soon: Callable[[Callable[[], object]], object] = backend.call_soon
+        self.call_soon_threadsafe: Callable[[Callable[[], object]], object] = (
+            backend.call_soon_threadsafe
+        )
+        self.spawn: Callable[[Callable[[], Coroutine[Any, Any, object]]], object] = backend.spawn
 
     @staticmethod
     def running() -> Loop:

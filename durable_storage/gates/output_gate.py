@@ -74,10 +74,10 @@ class OutputGate:
         self._loop = loop
         self._confirm = confirm
         self._on_failure = on_failure
-        self.immediate = immediate
-        self.committed = 0
-        self.confirmed = 0
-        self.withheld = 0
+        self.immediate: bool = immediate
+        self.committed: int = 0
+        self.confirmed: int = 0
+        self.withheld: int = 0
         self.failure: BaseException | None = None
         self.dropped: BaseException | None = None
         self._running = False

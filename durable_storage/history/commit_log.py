@@ -34,9 +34,9 @@ from .background import Background, start_in_background
 from .block import CommitTime
 from .bookmarks import BEGINNING, Position
 from .files import Files
-from .layout import Intent, Layout, pack_identity, pack_time, read_identity
+from .layout import Intent, Layout, pack_identity, pack_time, read_identity, read_times
 from .reader import DiskUse, HistoryReader, TimelineEntry
-from .recovery import Recovery, write_base
+from .recovery import Recovery, Unlogged, write_base
 from .retention import make_snapshot, prune, wants_snapshot
 from .segment import SegmentLog, find_object_id
 from .settings import History
@@ -85,7 +85,7 @@ class CommitLog:
         self._start: Background = start_in_background
         self._maintenance_files = Files(_Interruptible(self, faults))
         self._database: AttachedDatabase | None = None
-        self.closing = False
+        self.closing: bool = False
         self._prepared = False
 
         # Held for moments only: what is known of the WAL.
@@ -108,6 +108,8 @@ class CommitLog:
         self._write_times_at = 0
         self._restarted = False
         self._gap = False
+        # The WAL that was there already, of which recovery could not archive the rest.
+        self._unlogged: Unlogged | None = None
 
         # Held while the log is appended to.
         self._archiving = threading.Lock()
@@ -131,7 +133,8 @@ class CommitLog:
         """Bring history and file together before the file is opened, and do a pending restore.
 
         After a crash it archives what the WAL holds; a file that the log does not explain is
-        compared with it, and the difference becomes one commit.
+        compared with it, and the difference becomes one commit. On a full disk all that has to
+        wait, and the file may be opened nevertheless.
 
         Raises:
             DatabaseFileError: the file is no database, or another process has it open.
@@ -143,12 +146,17 @@ class CommitLog:
         layout = Layout(os.path.abspath(path))
         reader = _reader(layout, files, settings)
         log = cls(reader, files, settings, clock_ms, faults)
+        recovery = Recovery(reader, files, clock_ms, log._prepare)
         try:
-            Recovery(reader, files, clock_ms, log._prepare).run()
+            recovery.run()
         except BaseException:
             reader.log.close()
             raise
         log._last_time = log._log.last_time
+        if recovery.is_short_of_room:
+            log._unlogged = recovery.unlogged
+            log._restarted = recovery.is_logged
+            log._gap = recovery.unlogged is None and not recovery.is_logged
         return log
 
     def attach(self, database: AttachedDatabase) -> None:
@@ -206,6 +214,18 @@ class CommitLog:
         self._committed = self._archived = self._seen = self._confirmed = self._settled = 0
         self._times = []
         self._written = 0
+        unlogged, self._unlogged = self._unlogged, None
+        if unlogged is not None:
+            if unlogged.salts == header.salts:
+                self._generation, self._archived = unlogged.generation, unlogged.archived
+                self._times = [
+                    item
+                    for item in read_times(self._layout.times, header.salts)
+                    if item[0] > self._archived
+                ]
+                self._written = self._times[-1][0] if self._times else 0
+            else:
+                self._gap = True
 
     def _note_time(self, time_ms: int) -> None:
         """Note when the commits up to the one seen last had been made."""
@@ -215,7 +235,8 @@ class CommitLog:
         else:
             self._times[-1] = (self._seen, self._last_time)
         # After a crash, what was not written is as old as the WAL.
-        if self._last_time >= self._write_times_at:
+        # Of a gap nothing is archived, but a WAL that was closed before may still be.
+        if self._last_time >= self._write_times_at and not self._gap:
             self._write_times_at = self._last_time + TIMES_WRITTEN_EVERY_MS
             with contextlib.suppress(OSError):  # a full disk: later, with those of then
                 self._write_times()

@@ -42,8 +42,8 @@ class Image:
 
     def __init__(self, path: str, files: Files) -> None:
         self.path = path
-        self.page_size = len(FIRST_PAGE)
-        self.pages = 0
+        self.page_size: int = len(FIRST_PAGE)
+        self.pages: int = 0
         self._files = files
         self._descriptor = files.scratch(path)
         # The highest page that the file may hold now, committed or not.

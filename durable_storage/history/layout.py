@@ -34,20 +34,20 @@ class Layout:
 
     def __init__(self, database_path: str) -> None:
         self.database = database_path
-        self.wal = database_path + "-wal"
-        self.journal = database_path + "-journal"
-        self.directory = database_path + "-history"
-        self.segments = os.path.join(self.directory, "log")
-        self.snapshots = os.path.join(self.directory, "snapshots")
-        self.identity = os.path.join(self.directory, "identity")
-        self.base = os.path.join(self.directory, "base")
-        self.intent = os.path.join(self.directory, "restore")
-        self.times = os.path.join(self.directory, "times")
-        self.held_wal = os.path.join(self.directory, "wal")
+        self.wal: str = database_path + "-wal"
+        self.journal: str = database_path + "-journal"
+        self.directory: str = database_path + "-history"
+        self.segments: str = os.path.join(self.directory, "log")
+        self.snapshots: str = os.path.join(self.directory, "snapshots")
+        self.identity: str = os.path.join(self.directory, "identity")
+        self.base: str = os.path.join(self.directory, "base")
+        self.intent: str = os.path.join(self.directory, "restore")
+        self.times: str = os.path.join(self.directory, "times")
+        self.held_wal: str = os.path.join(self.directory, "wal")
         """A second name of the live WAL: a connection that is closed behind our back (at the
         exit of the interpreter) removes the first."""
-        self.image = os.path.join(self.directory, "image.new")
-        self.snapshot_image = os.path.join(self.directory, "snapshot.new")
+        self.image: str = os.path.join(self.directory, "image.new")
+        self.snapshot_image: str = os.path.join(self.directory, "snapshot.new")
 
     def make_directories(self, files: Files) -> None:
         """Make the directories, and durable: who finds an identity will not look for them."""

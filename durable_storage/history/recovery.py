@@ -11,19 +11,24 @@ so. The ways to get there, cheapest first:
    that no bookmark can come to name it by accident. Always right, and as slow as the file is
    large.
 
-Every step may be cut short by a crash and is then done again.
+Every step may be cut short by a crash and is then done again. A disk that is too full for the log
+does not keep the file from being opened: what is left to do is then told to the log (`Unlogged`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import sqlite3
 from array import array
 from collections.abc import Callable
-from typing import final
+from dataclasses import dataclass
+from typing import Final, final
 
 from ..database.create import FIRST_PAGE
 from ..database.soundness import check_file, check_version
+from ..database.sqlerrors import primary_code
 from ..errors import BookmarkError, DatabaseFileError
 from .archive import archive_frames
 from .block import Flags
@@ -33,7 +38,20 @@ from .layout import Base, Intent, read_base, read_intent, read_times
 from .reader import HistoryReader
 from .wal import HEADER_SIZE, WalHeader, parse_header
 
-__all__ = ["Recovery", "write_base"]
+__all__ = ["Recovery", "Unlogged", "write_base"]
+
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Unlogged:
+    """A live WAL that the log has a part of, or none; what it goes on from is known."""
+
+    salts: bytes
+    generation: int
+    archived: int
+    """The last frame in the log."""
 
 
 @final
@@ -42,6 +60,11 @@ class Recovery:
 
     Args:
         prepare: makes the directories and the identity, durably, before the first write.
+
+    Attributes:
+        is_short_of_room: the disk was too full for the log, and the file may be opened as it is.
+        is_logged: even so, the file is the log's last commit; only ``base`` does not say so.
+        unlogged: the WAL that is still to be archived, if that can be done while it goes on.
     """
 
     def __init__(
@@ -58,6 +81,9 @@ class Recovery:
         self._clock_ms = clock_ms
         self._prepare = prepare
         self._base: Base | None = None
+        self.is_short_of_room: bool = False
+        self.is_logged: bool = False
+        self.unlogged: Unlogged | None = None
 
     def run(self) -> None:
         """Do all of it.
@@ -78,7 +104,12 @@ class Recovery:
         if intent is not None and self._is_logged(intent):
             self._finish_restore()
         else:
-            self._settle()
+            try:
+                self._settle()
+            except OSError as error:
+                if error.errno not in _NO_ROOM or intent is not None:
+                    raise
+                self.is_short_of_room = True
             if intent is not None:
                 self._restore(intent)
 
@@ -101,6 +132,7 @@ class Recovery:
         explained = self._fold(base_holds, log.head is None and _size(database) <= page_size)
         if not explained or held or (log.head is None and not _is_new(database)):
             self._log_file(database, Flags.OUTSIDE if log.head is not None else Flags.IMPORT)
+        self.is_logged = self._log.head is not None
         self._finish()
 
     def _is_idle(self) -> bool:
@@ -127,16 +159,17 @@ class Recovery:
 
     def _fold(self, base_holds: bool, new: bool) -> bool:
         """Archive the WAL if it is explained, and fold it; false if it is not."""
-        self._prepare()
-        if _size(self._layout.wal):
-            self._layout.hold_wal(self._files)
         header = None
+        after = None
         descriptor = -1
         if _size(self._layout.wal) >= HEADER_SIZE:
             descriptor = os.open(self._layout.wal, os.O_RDONLY | os.O_CLOEXEC)
             header = parse_header(os.pread(descriptor, HEADER_SIZE, 0))
         try:
             after = self._after(header, base_holds or new) if header is not None else None
+            self._prepare()
+            if _size(self._layout.wal):
+                self._layout.hold_wal(self._files)
             connection = _connect(self._layout.database)
             try:
                 check_version(connection, self._layout.database)
@@ -152,15 +185,30 @@ class Recovery:
                     self._archive(descriptor, header, after, committed)
                     explained = True
             except sqlite3.Error as error:
+                if primary_code(error) == sqlite3.SQLITE_FULL:
+                    raise OSError(errno.ENOSPC, str(error), self._layout.database) from error
                 raise DatabaseFileError(
                     f"{self._layout.database} cannot be opened: {error}"
                 ) from error
             finally:
                 connection.close()
             return explained
+        except (OSError, DatabaseFileError):
+            if header is not None and after is not None:
+                self._leave_wal(descriptor, header, after)
+            raise
         finally:
             if descriptor >= 0:
                 os.close(descriptor)
+
+    def _leave_wal(self, descriptor: int, header: WalHeader, after: tuple[int, int]) -> None:
+        """Put the WAL back that could not be archived; it may go on, and is archived later."""
+        # SQLite has folded it, so that nothing changes when it is read once more.
+        if not os.path.exists(self._layout.wal):
+            with contextlib.suppress(OSError):
+                self._files.link(self._layout.held_wal, self._layout.wal)
+        if os.path.exists(self._layout.wal) and header.last_sound_commit(descriptor) >= after[1]:
+            self.unlogged = Unlogged(header.salts, *after)
 
     def _archive(
         self, descriptor: int, header: WalHeader, after: tuple[int, int], committed: int

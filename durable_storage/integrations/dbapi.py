@@ -439,9 +439,9 @@ class Cursor:
         self.connection: Final = connection
         self.arraysize = 1
         self.description: _Described | None = None
-        self.rowcount = -1
+        self.rowcount: int = -1
         self.lastrowid: int | None = None
-        self.row_factory = connection.row_factory
+        self.row_factory: Callable[[Cursor, Row], Any] | None = connection.row_factory
         self._sql = storage.sql
         self._rows: Iterator[Row] = iter(())
         self._closed = False

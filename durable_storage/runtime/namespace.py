@@ -277,7 +277,9 @@ def _method(
 
     # Elsewhere the result of the call itself may have to be awaited, or a scope be opened first.
     plain = inspect.iscoroutinefunction(getattr(namespace.cls, method)) and not loop.is_trio
-    chosen = call if plain else call_any
+    chosen: Callable[..., Coroutine[Any, Any, Any]] = call if plain else call_any
     chosen.__name__ = method
     chosen.__qualname__ = f"{namespace.cls.__name__}.{method}"
+    for observer in runtime.observers:
+        chosen = observer.call(namespace.cls.__name__, object_id, method, chosen)
     return chosen

@@ -67,7 +67,7 @@ class Room:
         self._waiting: dict[Hashable, _Turn] = {}
         self._promised: set[Hashable] = set()
         self._closing = 0
-        self.taken = 0
+        self.taken: int = 0
 
     def take(self, key: Hashable, *, anyway: bool = False) -> bool:
         """Take a place for an object if there is one, or ``anyway``."""

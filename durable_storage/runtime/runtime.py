@@ -39,6 +39,7 @@ from .descriptors import places
 from .directory import DataDirectory
 from .migrations import Migration, apply_migrations, remove_deleted
 from .namespace import DurableObjectNamespace
+from .observer import Observer
 from .registry import NamespaceNumber, NamespaceRecord, Registry
 from .resident import Resident
 from .room import Room
@@ -124,6 +125,7 @@ class Runtime:
         if max_open_objects < 1:
             raise ArgumentValueError(f"max_open_objects must be positive, got {max_open_objects}")
         self._path = path
+        self.observers: list[Observer] = []
         self.env: Any = types.SimpleNamespace() if env is None else env
         self._settings = Settings(
             durability=durability,
@@ -152,7 +154,7 @@ class Runtime:
         self._coldest: list[tuple[int, NamespaceNumber, str]] = []
         self._sweeper: anyio.CancelScope | None = None
         self._sweeping = False
-        self.closing = True
+        self.closing: bool = True
         self._ended = False
         # Set while the directory is being replaced; whoever opens an object waits for it.
         self._offline_until: Signal | None = None
@@ -572,7 +574,9 @@ class Runtime:
         label = f"{digits[:16]}…" if object_id.name is None else repr(object_id.name)
         name = f"{namespace.cls.__name__} {label}"
         host = self._host(record, digits, name, path, lambda _: resident.forget())
-        resident = Resident(namespace.cls, object_id, self.env, host, settings, self._loop)
+        resident = Resident(
+            namespace.cls, object_id, self.env, host, settings, self._loop, self.observers
+        )
         self._residents[record.number][digits] = resident
         self._start_sweeper()
         OBJECTS.debug("%s: opened", name)

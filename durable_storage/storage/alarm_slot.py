@@ -140,7 +140,7 @@ class AlarmSlot:
         self._indexed_ms: int | None = None
         # What the index has to hear once the commit of this number is confirmed.
         self._owed: tuple[int, int | None] | None = None
-        self.running = False
+        self.running: bool = False
         self._set_while_running = False
         # What `_set_while_running` was when each open savepoint was entered.
         self._levels: list[bool] = []

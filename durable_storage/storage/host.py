@@ -66,7 +66,7 @@ class Host:
         self._folded: Signal | None = None
         self._fold_at_bytes = FOLD_AT_BYTES
         self._closed = False
-        self.restore_requested = False
+        self.restore_requested: bool = False
         self.life: Life | None = None
         self.session: Session | None = None
 

@@ -59,7 +59,7 @@ class Encoded:
     __slots__ = ("data",)
 
     def __init__(self, data: bytes) -> None:
-        self.data = data
+        self.data: bytes = data
 
 
 ABSENT: Final = Encoded(b"")
@@ -111,7 +111,7 @@ class KvBuffer:
         self._database = database
         self._read = database.kv_get
         self._dumps = serializer.dumps
-        self.loads = serializer.loads
+        self.loads: Callable[[bytes], Any] = serializer.loads
         self._limit = limits.value_size_max_bytes
         self._begin = begin
         self._fresh: dict[str, Any] = {}

@@ -49,7 +49,7 @@ class ObjectFile:
         if history.enabled:
             self.log = CommitLog.open(path, settings=history, clock_ms=clock.time_ms, faults=faults)
         try:
-            self.database = Database(path, limits=limits, faults=faults)
+            self.database: Database = Database(path, limits=limits, faults=faults)
             if self.log is not None:
                 self.log.attach(self.database)
         except BaseException:

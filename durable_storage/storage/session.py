@@ -63,19 +63,19 @@ class Session:
         limits: Limits,
         alarm_index: AlarmIndex | None,
     ) -> None:
-        self.database = database
-        self.open = False
-        self.depth = 0
+        self.database: Database = database
+        self.open: bool = False
+        self.depth: int = 0
         # What stands at each depth: a block that was abandoned must not end its successor.
         self.occupant: dict[int, object] = {}
-        self.withhold = False
-        self.kv = KvBuffer(database, serializer, limits, self._begin_kv)
+        self.withhold: bool = False
+        self.kv: KvBuffer = KvBuffer(database, serializer, limits, self._begin_kv)
         self._serializer_name = serializer.name
         # Absent, the name is the default's: most objects then need no metadata at all.
         self._record_serializer = (
             serializer.name != DEFAULT_SERIALIZER and database.meta_get(SERIALIZER_KEY) is MISSING
         )
-        self.alarm = AlarmSlot(database, alarm_index)
+        self.alarm: AlarmSlot = AlarmSlot(database, alarm_index)
 
     # -- the implicit transaction ---------------------------------------------------------
 

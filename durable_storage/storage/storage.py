@@ -76,8 +76,8 @@ class DurableObjectStorage:
         self._now_ms = now_ms
         self._bookmarks = bookmarks
         self._alarm_handler = alarm_handler
-        self.sql = SqlStorage(session)
-        self.kv = SyncKvStorage(session)
+        self.sql: SqlStorage = SqlStorage(session)
+        self.kv: SyncKvStorage = SyncKvStorage(session)
 
     def _rebind(self, session: Session, bookmarks: Bookmarks | None) -> None:
         """Serve another life of the object from now on."""

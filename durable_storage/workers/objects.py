@@ -55,8 +55,8 @@ class DurableObjectContext(Named):
         self._ctx = ctx
         # There, every class may set an alarm, with or without a handler.
         ctx.storage._alarm_handler = True  # pyright: ignore[reportPrivateUsage]
-        self.id = DurableObjectId(ctx.id)
-        self.storage = DurableObjectStorage(ctx.storage)
+        self.id: DurableObjectId = DurableObjectId(ctx.id)
+        self.storage: DurableObjectStorage = DurableObjectStorage(ctx.storage)
         self.props: Any = ctx.props
 
     def blockConcurrencyWhile(self, callback: Callable[[], Any]) -> Awaitable[Any]:  # noqa: N802

@@ -127,8 +127,8 @@ class DurableObjectStorage(_AsyncStorage):
 
     def __init__(self, native: NativeStorage) -> None:
         self._native: NativeStorage = native
-        self.sql = SqlStorage(native.sql)
-        self.kv = SyncKvStorage(native.kv)
+        self.sql: SqlStorage = SqlStorage(native.sql)
+        self.kv: SyncKvStorage = SyncKvStorage(native.kv)
 
     def deleteAll(self, options: Any = None, /, **more: Any) -> Eager[None]:  # noqa: N802
         """Delete everything but the alarm, atomically."""

@@ -159,8 +159,8 @@ class FetchResponse(_Body):
         web_socket: object = None,
         **options: Any,
     ) -> None:
-        self.status = int(status or HTTPStatus.OK)
-        self.status_text = status_text or str(options.get("statusText", ""))
+        self.status: int = int(status or HTTPStatus.OK)
+        self.status_text: str = status_text or str(options.get("statusText", ""))
         self.headers = _headers(headers)
         self.url = ""
         self.web_socket = web_socket

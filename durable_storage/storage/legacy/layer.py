@@ -73,8 +73,8 @@ class Layer:
 
     def __init__(self) -> None:
         self.entries: dict[str, Known] = {}
-        self.cleared = False
-        self.size_bytes = 0
+        self.cleared: bool = False
+        self.size_bytes: int = 0
         self.after: list[Signal] = []
 
     def __bool__(self) -> bool:

@@ -82,13 +82,13 @@ class LegacySession:
         limits: Limits,
         alarm_index: AlarmIndex | None,
     ) -> None:
-        self.store = store
-        self.serializer = serializer
-        self.limits = limits
-        self.withhold = False
+        self.store: Store = store
+        self.serializer: Serializer = serializer
+        self.limits: Limits = limits
+        self.withhold: bool = False
         self.transactions: list[LegacyTransaction] = []
-        self.unflushed_max_bytes = limits.cache_size_max_bytes // 4
-        self.alarm = AlarmSlot(self, alarm_index)
+        self.unflushed_max_bytes: int = limits.cache_size_max_bytes // 4
+        self.alarm: AlarmSlot = AlarmSlot(self, alarm_index)
         self._buffer = Layer()
         self._cache = Cache(limits.cache_size_max_bytes)
         # Counts writes: what a read brings is remembered only if nothing was written meanwhile.

@@ -45,8 +45,8 @@ class LegacyStorage:
         self._session = session
         self._now_ms = now_ms
         self._alarm_handler = alarm_handler
-        self.sql = UnavailableSql()
-        self.kv = UnavailableSyncKv()
+        self.sql: UnavailableSql = UnavailableSql()
+        self.kv: UnavailableSyncKv = UnavailableSyncKv()
 
     def _rebind(self, session: LegacySession, bookmarks: object) -> None:
         """Serve another life of the object from now on."""

@@ -64,7 +64,7 @@ class Store:
         self._running = False
         self._idle: Signal | None = None
         self._room: Signal | None = None
-        self.loaded = False
+        self.loaded: bool = False
 
     # -- the backend ----------------------------------------------------------------------
 
