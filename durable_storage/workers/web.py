@@ -116,7 +116,7 @@ class Request(_Body):
         self.url = source.url if source is not None else str(input)
         given = method or (source.method if source is not None else "GET")
         self.method = HTTPMethod(str(given).upper())
-        self.headers = _headers(
+        self.headers: HTTPMessage = _headers(
             headers if headers is not None or source is None else source.headers
         )
         self._set_body(body if body is not None or source is None else source.body)
@@ -161,7 +161,7 @@ class FetchResponse(_Body):
     ) -> None:
         self.status: int = int(status or HTTPStatus.OK)
         self.status_text: str = status_text or str(options.get("statusText", ""))
-        self.headers = _headers(headers)
+        self.headers: HTTPMessage = _headers(headers)
         self.url = ""
         self.web_socket = web_socket
         self._set_body(body)
