@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from threading import get_ident
 from typing import Any, Protocol, TypeVar, cast, final, overload
 
 from ..errors import ArgumentTypeError, LimitExceededError, TransactionError
@@ -115,6 +116,8 @@ class DurableObjectStorage:
         """
         if type(key) is str:
             session = self._session
+            if get_ident() != session.life.loop.thread_id:
+                session.life.admission("get()")
             entry = session.kv.hot.get(key, MISS)
             if type(entry) is not Encoded:
                 return Ready(entry)

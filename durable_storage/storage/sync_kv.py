@@ -21,7 +21,7 @@ T = TypeVar("T")
 class SyncKvStorage:
     """The object's KV store, synchronously. See Cloudflare's "Synchronous KV API"."""
 
-    __slots__ = ("_buffer", "_life", "_loop", "_session")
+    __slots__ = ("_buffer", "_life", "_loop", "_session", "_thread_id")
 
     def __init__(self, session: Session) -> None:
         self._bind(session)
@@ -31,6 +31,7 @@ class SyncKvStorage:
         self._buffer = session.kv
         self._life = session.life
         self._loop = session.life.loop
+        self._thread_id = session.life.loop.thread_id
 
     @overload
     def get(self, key: str) -> Any: ...
@@ -38,6 +39,8 @@ class SyncKvStorage:
     def get(self, key: str, default: T) -> T: ...
     def get(self, key: str, default: Any = None) -> Any:
         """The value of ``key``, a private copy, or ``default`` when there is none."""
+        if get_ident() != self._thread_id:
+            self._life.admission("kv.get()")
         buffer = self._buffer
         try:
             entry = buffer.hot.get(key, MISS)
@@ -51,14 +54,8 @@ class SyncKvStorage:
         if type(key) is not str:
             key = check_key(key, "kv.get()")
         life = self._life
-        loop = self._loop
-        frame = loop.current
-        if (
-            frame is None
-            or frame.life is not life
-            or life.broken is not None
-            or get_ident() != loop.thread_id
-        ):
+        frame = self._loop.current
+        if frame is None or frame.life is not life or life.broken is not None:
             life.admit("kv.get()")
         return buffer.get(key, default)
 

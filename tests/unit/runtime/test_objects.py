@@ -621,6 +621,8 @@ async def test_storage_is_refused_to_another_thread() -> None:
 
             def work() -> None:
                 for operation in (
+                    lambda: self.ctx.storage.kv.get("a"),
+                    lambda: self.ctx.storage.get("a"),
                     lambda: self.ctx.storage.kv.put("a", 2),
                     lambda: self.ctx.storage.put("a", 2),
                     lambda: self.ctx.storage.sql.exec("SELECT 1"),
@@ -640,7 +642,7 @@ async def test_storage_is_refused_to_another_thread() -> None:
     async with Runtime(history=OFF) as runtime:
         threaded = runtime.namespace(Threaded).get_by_name("a")
         refused = await threaded.run()
-        assert len(refused) == 3
+        assert len(refused) == 5
         assert all("another thread" in each for each in refused)
         assert await threaded.value() == 1
 
