@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
@@ -25,6 +26,7 @@ from .alarms import RETRIES_MAX, retry_delay_ms
 if TYPE_CHECKING:
     from ..storage.legacy.session import LegacySession
     from ..storage.session import Session
+    from .observer import Observer
 
 __all__ = ["TICKS", "AlarmInvocationInfo", "Evicted", "Resident"]
 
@@ -38,7 +40,7 @@ class Ticks:
     __slots__ = ("now",)
 
     def __init__(self) -> None:
-        self.now = 1
+        self.now: int = 1
 
 
 TICKS = Ticks()
@@ -83,6 +85,7 @@ class Resident:
         "_env",
         "_id",
         "_loop",
+        "_observers",
         "_settings",
         "evicted",
         "host",
@@ -101,22 +104,24 @@ class Resident:
         host: AnyHost,
         settings: Settings,
         loop: Loop,
+        observers: Sequence[Observer] = (),
     ) -> None:
+        self._observers = observers
         self._cls = cls
         self._id = object_id
         self._env = env
-        self.host = host
+        self.host: AnyHost = host
         self._settings = settings
         self._loop = loop
         self._alarm_handler = callable(getattr(cls, "alarm", None))
         self._booting: DurableObjectState | None = None
         self.instance: Any = None
         self.life: Life | None = None
-        self.evicted = False
+        self.evicted: bool = False
         TICKS.now += 1
-        self.used = TICKS.now
-        self.looked = 0
-        self.idle_since = 0.0
+        self.used: int = TICKS.now
+        self.looked: int = 0
+        self.idle_since: float = 0.0
 
     def present(self) -> Life:
         """The life that events are delivered to; begins one after a reset.
@@ -138,6 +143,8 @@ class Resident:
             )
             life = self.host.life
             assert life is not None
+            for observer in self._observers:
+                observer.began(self._cls.__name__, life, self._booting)
         return life
 
     def forget(self) -> None:
@@ -236,7 +243,7 @@ class Resident:
         attempt.due_ms, attempt.retries = found
         attempt.started = True
         try:
-            await _call_alarm(
+            await self._call_alarm(
                 instance,
                 AlarmInvocationInfo(attempt.retries, attempt.retries > 0, from_ms(attempt.due_ms)),
             )
@@ -256,6 +263,13 @@ class Resident:
             alarm.clear()
             session.withhold = True
             session.life.wrote(True)
+
+    async def _call_alarm(self, instance: Any, info: AlarmInvocationInfo) -> None:
+        run: Callable[[], Awaitable[None]] = functools.partial(_call_alarm, instance, info)
+        life = self._session().life
+        for observer in self._observers:
+            run = functools.partial(observer.alarm, self._cls.__name__, life, info.retry_count, run)
+        await run()
 
     async def _alarm_failed(
         self, attempt: _AlarmAttempt, error: BaseException, *, counted: bool, drop: bool
