@@ -166,7 +166,8 @@ class Session:
         self.alarm.forget()
         self._record_serializer = self._serializer_name != DEFAULT_SERIALIZER
         self.begin()
-        if delete_alarm:
+        if delete_alarm or due is None:
+            # Also when it was deleted in the turn that has just been dropped.
             self.alarm.clear()
         self.database.delete_all(keep=() if delete_alarm else (ALARM_KEY, RETRY_KEY))
         if not delete_alarm and due is not None and due != self.alarm.due_ms():

@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from durable_storage import History, Limits, ObjectResetError, Runtime
@@ -61,6 +61,19 @@ def _file(stub: Any) -> Any:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@example(
+    program=[
+        (
+            (
+                ([("set_alarm", 0), ("pause",), ("put", "a", 1, "sync"), ("delete_alarm",)]),
+                "delete_all",
+            ),
+            "evict",
+        )
+    ],
+    cache_bytes=200,
+    history=False,
+)
 @given(program=programs, cache_bytes=st.sampled_from([200, 16 * 1024**2]), history=st.booleans())
 def test_a_program_sees_what_the_model_says(
     backend: str, program: list[Any], cache_bytes: int, history: bool
