@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 ROW = re.compile(r"^\| `(tests/\S+\.py)` \| (.*) \|$", re.MULTILINE)
 # A test, or a step of a state machine. Other words in backticks name no code of the file.
-NAME = re.compile(r"`([a-z]+_\w+)`")
+NAME = re.compile(r"`(\w+)`")
 
 
 def test_every_test_that_a_guarantee_names_exists() -> None:
