@@ -97,13 +97,16 @@ class Recovery:
         base = self._base = read_base(self._layout.base)
         intent = read_intent(self._layout.intent)
         found = base is not None and self._log.open_at(base.number, base.segment, base.offset)
-        if intent is not None or not (found and self._is_idle() and self._base_holds()):
+        if intent is None and not (found and self._is_idle() and self._base_holds()):
             check_file(self._layout.database)
         if not found:
             self._log.recover(durable=base.number if base is not None else 0)
         if intent is not None and self._is_logged(intent):
+            # The file may be anything: its new content was not yet durable.
             self._finish_restore()
         else:
+            if intent is not None:
+                check_file(self._layout.database)
             try:
                 self._settle()
             except OSError as error:
