@@ -41,6 +41,7 @@ CLIENTS = 30
 ROWS_KEPT = 40
 LOOKED_AT = 40
 LIFE_SECONDS = (2.0, 12.0)
+PATIENCE_SECONDS = 90
 CHANCE_OF_FAULT = 0.0005
 HISTORY = History(retention=datetime.timedelta(minutes=10), segment_size_bytes=64 * 1024)
 Refusals = (DurableStorageError, OSError)
@@ -261,7 +262,18 @@ def one_life(
     if not everything:
         names = chance.sample(names, min(LOOKED_AT, len(names)))
     killed = not everything and chance.random() < 0.8
-    command = [sys.executable, "-B", "-m", "tests.soak", "--work", path, "--first", str(first)]
+    command = [
+        sys.executable,
+        "-B",
+        "-X",
+        "faulthandler",
+        "-m",
+        "tests.soak",
+        "--work",
+        path,
+        "--first",
+        str(first),
+    ]
     command += ["--seconds", str(0 if everything else seconds)]
     command += ["--backend", chance.choice(["asyncio", "trio"]), "--names", ",".join(names)]
     with subprocess.Popen(
@@ -269,8 +281,14 @@ def one_life(
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        end = time.monotonic() + seconds * chance.random()
-        timer = threading.Timer(end - time.monotonic() + 1, process.send_signal, [signal.SIGKILL])
+        timer = threading.Timer(
+            1 + seconds * chance.random(), process.send_signal, [signal.SIGKILL]
+        )
+        # One that does not come to its end tells where it is.
+        watchdog = threading.Timer(
+            seconds + PATIENCE_SECONDS, process.send_signal, [signal.SIGABRT]
+        )
+        watchdog.start()
         looked = False
         try:
             for line in process.stdout:
@@ -282,6 +300,7 @@ def one_life(
                         timer.start()
         finally:
             timer.cancel()
+            watchdog.cancel()
         errors = process.stderr.read()
         status = process.wait()
     ledger.life_ended()
