@@ -510,15 +510,18 @@ class Registry:
         """
         found = self.find_namespace(name)
         if found is None:
-            reason = self.retired_names().get(name)
-            if reason is not None:
-                raise MigrationError(
-                    f"the class {name!r} {reason}; to start it anew, add a migration with "
-                    f"new_sqlite_classes=[{name!r}]"
-                )
-            return self.create_namespace(
-                name, backend or "sqlite", class_name=class_name, now_ms=now_ms
-            )
+            with self._change():
+                found = self.find_namespace(name)  # another thread may have been first
+                if found is None:
+                    reason = self.retired_names().get(name)
+                    if reason is not None:
+                        raise MigrationError(
+                            f"the class {name!r} {reason}; to start it anew, add a migration with "
+                            f"new_sqlite_classes=[{name!r}]"
+                        )
+                    return self.create_namespace(
+                        name, backend or "sqlite", class_name=class_name, now_ms=now_ms
+                    )
         if backend is not None and backend != found.backend:
             raise MigrationError(
                 f"the class {name!r} is stored by the {found.backend!r} backend and cannot be "
