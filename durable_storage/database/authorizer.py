@@ -95,8 +95,12 @@ def _anything(argument: str | None) -> bool:
     return True
 
 
-def _given(argument: str | None) -> bool:
-    return argument is not None
+def _name(argument: str | None) -> bool:
+    return argument is not None and not is_reserved(argument)
+
+
+def _name_or_absent(argument: str | None) -> bool:
+    return not is_reserved(argument)
 
 
 def _boolean_or_absent(argument: str | None) -> bool:
@@ -111,14 +115,14 @@ _PRAGMAS: Final[dict[str, _Argument]] = {
     "data_version": _absent,
     "page_size": _absent,
     "table_list": _anything,
-    "table_info": _given,
-    "table_xinfo": _given,
-    "index_list": _given,
-    "index_info": _given,
-    "index_xinfo": _given,
-    "foreign_key_list": _given,
-    "foreign_key_check": _anything,
-    "quick_check": _anything,
+    "table_info": _name,
+    "table_xinfo": _name,
+    "index_list": _name,
+    "index_info": _name,
+    "index_xinfo": _name,
+    "foreign_key_list": _name,
+    "foreign_key_check": _name_or_absent,
+    "quick_check": _name_or_absent,
     "optimize": _integer_or_absent,
     "case_sensitive_like": _boolean_or_absent,
     "foreign_keys": _boolean_or_absent,

@@ -106,6 +106,15 @@ def test_the_package_s_own_transactions_do_not_let_a_user_begin_one(keys: Rig) -
         "REPLACE INTO _cf_kv VALUES('k', 2)",
         "SELECT count(*) FROM _cf_KV",
         "SELECT 1 FROM _cf_KV",
+        "PRAGMA table_info(_cf_KV)",
+        "PRAGMA table_xinfo('_CF_KV')",
+        "PRAGMA index_list(_cf_KV)",
+        "PRAGMA index_info = _cf_x",
+        "PRAGMA index_xinfo(_cf_x)",
+        "PRAGMA foreign_key_list(_cf_KV)",
+        "PRAGMA foreign_key_check(_cf_KV)",
+        "PRAGMA quick_check(_cf_METADATA)",
+        "SELECT name FROM pragma_table_info('_cf_KV')",
     ],
 )
 def test_what_is_not_allowed_is_refused_and_changes_nothing(keys: Rig, statement: str) -> None:
