@@ -16,9 +16,9 @@ from .bindings import (
     DurableObjectStub,
     Env,
     bind,
-    latest,
+    env,
 )
-from .modules import install, installed
+from .modules import import_from_javascript, install, installed
 from .objects import (
     AlarmInvocationInfo,
     DurableObject,
@@ -67,8 +67,10 @@ __all__ = [
     "WorkflowEntrypoint",
     "bind",
     "entrypoint",
+    "env",
     "fetch",
     "handler",
+    "import_from_javascript",
     "install",
     "installed",
     "python_from_rpc",
@@ -92,11 +94,3 @@ async def fetch(*_arguments: Any, **_options: Any) -> Never:
         "durable_storage.workers does not reach the network; monkeypatch `fetch` in the module "
         "under test"
     )
-
-
-def __getattr__(name: str) -> Any:
-    if name == "env":
-        if not latest:
-            raise AttributeError("workers.env is there once bind() has been called")
-        return latest[0]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

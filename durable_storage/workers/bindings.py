@@ -14,7 +14,7 @@ from ..runtime.runtime import Runtime
 from .values import Named, from_js, options_of, to_js
 from .web import Request
 
-__all__ = ["DurableObjectId", "DurableObjectNamespace", "DurableObjectStub", "Env", "bind"]
+__all__ = ["DurableObjectId", "DurableObjectNamespace", "DurableObjectStub", "Env", "bind", "env"]
 
 
 @final
@@ -144,7 +144,7 @@ class Env:
         if isinstance(env, Mapping):
             entries = cast("Mapping[str, Any]", env)
             if name not in entries:
-                raise AttributeError(f"env has no binding {name!r}")
+                raise AttributeError(f"env has no binding {name!r}; bind() gives it some")
             return wrapped(entries[name])
         return wrapped(getattr(env, name))
 
@@ -171,8 +171,25 @@ def request_of(
     return Request(input, **given, **options)
 
 
-latest: list[Env] = []
-"""The ``env`` that was bound last: what ``from workers import env`` gives."""
+_latest: list[Env] = []
+
+
+@final
+class _LatestEnv(Env):
+    """Whatever was bound last, so that modules can import ``env`` before there is any runtime."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        pass
+
+    @property
+    def _env(self) -> Any:
+        return _latest[0]._env if _latest else {}
+
+
+env: Env = _LatestEnv()
+"""What ``from workers import env`` gives: the bindings of the last ``bind``."""
 
 
 def bind(runtime: Runtime, **bindings: Any) -> Env:
@@ -191,5 +208,5 @@ def bind(runtime: Runtime, **bindings: Any) -> Env:
             cast("MutableMapping[str, Any]", target)[name] = value
         else:
             setattr(target, name, value)
-    latest[:] = [Env(runtime.env)]
-    return latest[0]
+    _latest[:] = [Env(runtime.env)]
+    return _latest[0]

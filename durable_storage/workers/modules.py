@@ -1,6 +1,8 @@
 """Stand-ins for the modules that a Worker imports.
 
 They are ``workers``, and the little of ``js`` and ``pyodide.ffi`` that code around objects uses.
+Any other name can be imported from ``js`` too, so that a module which needs it elsewhere loads; to
+use it is an error.
 """
 
 from __future__ import annotations
@@ -12,12 +14,14 @@ import types
 import uuid
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Never, final
 
 from ..clock import Clock, SystemClock
+from ..errors import DurableStorageError
+from . import web
 from .values import JsDict, to_js
 
-__all__ = ["install", "installed"]
+__all__ = ["import_from_javascript", "install", "installed"]
 
 _clock: list[Clock] = [SystemClock()]
 
@@ -26,15 +30,86 @@ def _now() -> int:
     return _clock[0].time_ms()
 
 
-def _date(when: float | str | None = None) -> datetime.datetime:
+class _Date(datetime.datetime):
+    """A moment with the few methods that code around objects uses of JavaScript's ``Date``."""
+
+    def getTime(self) -> int:  # noqa: N802
+        return round(self.timestamp() * 1000)
+
+    def toISOString(self) -> str:  # noqa: N802
+        text = self.astimezone(datetime.UTC).isoformat(timespec="milliseconds")
+        return text.removesuffix("+00:00") + "Z"
+
+
+def _date(when: float | str | datetime.datetime | None = None) -> _Date:
     if isinstance(when, str):
-        return datetime.datetime.fromisoformat(when)
+        when = datetime.datetime.fromisoformat(when)
+    if isinstance(when, datetime.datetime):
+        return _Date.fromtimestamp(when.timestamp(), tz=datetime.UTC)
     moment = _now() if when is None else when
-    return datetime.datetime.fromtimestamp(moment / 1000, tz=datetime.UTC)
+    return _Date.fromtimestamp(moment / 1000, tz=datetime.UTC)
+
+
+class _JsProxy:
+    """What ``isinstance(value, JsProxy)`` asks for: nothing, since every value is Python's own."""
+
+
+@final
+class _Missing:
+    """A global of JavaScript that is not stood in for."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def _refuse(self) -> Never:
+        raise NotImplementedError(
+            f"durable_storage.workers does not stand in for js.{self._name}; monkeypatch "
+            f"`{self._name}` in the module under test"
+        )
+
+    def __call__(self, *_arguments: Any, **_options: Any) -> Never:
+        self._refuse()
+
+    def __getattr__(self, attribute: str) -> Never:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        self._refuse()
+
+
+def _missing(name: str) -> _Missing:
+    if name.startswith("_"):
+        raise AttributeError(f"module 'js' has no attribute {name!r}")
+    return _Missing(name)
+
+
+def _run_sync(_awaitable: Any) -> Never:
+    raise NotImplementedError(
+        "run_sync() switches stacks, which only Pyodide can: await it instead, or monkeypatch "
+        "`run_sync` in the module under test"
+    )
+
+
+def import_from_javascript(module_name: str) -> Any:
+    """The module ``cloudflare:workers``; there are no others.
+
+    Raises:
+        ImportError: another module.
+    """
+    if module_name != "cloudflare:workers":
+        raise ImportError(f"durable_storage.workers has no JavaScript module {module_name!r}")
+    return sys.modules[__package__ or "durable_storage.workers"]
 
 
 def _from_entries(pairs: Iterable[Iterable[Any]]) -> JsDict:
     return JsDict({str(key): value for key, value in pairs})
+
+
+def _values(value: dict[str, Any]) -> list[Any]:
+    return list(value.values())
+
+
+def _entries(value: dict[str, Any]) -> list[list[Any]]:
+    return [list(pair) for pair in value.items()]
 
 
 def _to_js(value: Any, **_options: Any) -> Any:
@@ -59,8 +134,18 @@ def _stand_ins() -> dict[str, types.ModuleType]:
     space = types.SimpleNamespace
     js = _module(
         "js",
-        Object=space(fromEntries=_from_entries),
+        Object=space(
+            fromEntries=_from_entries,
+            keys=list,
+            values=_values,
+            entries=_entries,
+        ),
         Date=space(now=_now, new=_date),
+        Headers=space(new=web.headers_of),
+        Request=web.Request,
+        Response=web.Response,
+        undefined=None,
+        __getattr__=_missing,
         JSON=space(stringify=_dumps, parse=json.loads),
         console=space(log=print, info=print, warn=print, error=print, debug=print),
         crypto=space(randomUUID=lambda: str(uuid.uuid4())),
@@ -70,8 +155,11 @@ def _stand_ins() -> dict[str, types.ModuleType]:
         to_js=_to_js,
         create_proxy=_same,
         create_once_callable=_same,
-        JsProxy=JsDict,
-        JsException=type("JsException", (Exception,), {}),
+        run_sync=_run_sync,
+        JsProxy=_JsProxy,
+        # There, whatever the runtime refuses is one of these.
+        JsException=DurableStorageError,
+        JsNull=type(None),
         jsnull=None,
     )
     pyodide = _module("pyodide", ffi=ffi, __version__="0.0.0", __path__=[])

@@ -172,9 +172,11 @@ def _translate(cls: type) -> None:
         function = own.get(name)
         if inspect.isfunction(function):
             setattr(cls, name, translate(function))
-    on_fetch = own.get("on_fetch")
-    if inspect.isfunction(on_fetch) and "fetch" not in own:
-        cast("Any", cls).fetch = _fetch(_legacy(on_fetch))
+    # Before there were classes for the Worker itself, handlers had this prefix.
+    for name, translate in (("alarm", _alarm), ("fetch", _fetch)):
+        function = own.get(f"on_{name}")
+        if inspect.isfunction(function) and name not in own:
+            setattr(cls, name, translate(_legacy(function)))
 
 
 def _init(function: Callable[..., None]) -> Callable[..., None]:
@@ -212,12 +214,15 @@ def _fetch(function: Callable[..., Any]) -> Callable[..., Any]:
     return fetch
 
 
-def _legacy(on_fetch: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(on_fetch)
-    def fetch(self: Any, request: Request) -> Any:
-        return on_fetch(self, request, self.env, self.ctx)
+def _legacy(handler: Callable[..., Any]) -> Callable[..., Any]:
+    parameters = inspect.signature(handler).parameters.values()
+    more = any(each.kind is each.VAR_POSITIONAL for each in parameters)
+    taken = None if more else len(parameters) - 1
 
-    return fetch
+    def call(self: Any, event: Any = None) -> Any:
+        return handler(self, *(event, self.env, self.ctx)[:taken])
+
+    return call
 
 
 # -- base classes ----------------------------------------------------------------------------

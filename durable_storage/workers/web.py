@@ -19,7 +19,8 @@ _Given = Mapping[str, str] | Iterable[tuple[str, str]] | HTTPMessage | None
 _Bytes = bytes
 
 
-def _headers(given: _Given) -> HTTPMessage:
+def headers_of(given: _Given = None) -> HTTPMessage:
+    """The headers that a mapping or pairs mean."""
     headers = HTTPMessage()
     if given is not None:
         named = cast("Mapping[str, str]", given) if hasattr(given, "items") else None
@@ -116,7 +117,7 @@ class Request(_Body):
         self.url = source.url if source is not None else str(input)
         given = method or (source.method if source is not None else "GET")
         self.method = HTTPMethod(str(given).upper())
-        self.headers: HTTPMessage = _headers(
+        self.headers: HTTPMessage = headers_of(
             headers if headers is not None or source is None else source.headers
         )
         self._set_body(body if body is not None or source is None else source.body)
@@ -161,7 +162,7 @@ class FetchResponse(_Body):
     ) -> None:
         self.status: int = int(status or HTTPStatus.OK)
         self.status_text: str = status_text or str(options.get("statusText", ""))
-        self.headers: HTTPMessage = _headers(headers)
+        self.headers: HTTPMessage = headers_of(headers)
         self.url = ""
         self.web_socket = web_socket
         self._set_body(body)

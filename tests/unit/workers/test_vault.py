@@ -12,6 +12,7 @@ import pytest
 
 from durable_storage import DurableObjectState, History, ObjectResetError, Runtime, workers
 from durable_storage.testing import ManualClock, run_in_durable_object
+from durable_storage.workers import bindings
 
 with workers.installed():
     vault = importlib.import_module("tests.unit.workers.vault")
@@ -32,8 +33,19 @@ async def runtime() -> AsyncIterator[Runtime]:
 @pytest.fixture
 def env(runtime: Runtime) -> workers.Env:
     return workers.bind(
-        runtime, VAULT=vault.Vault, PLAIN=vault.Plain, TICKER=vault.Ticker, SECRET="s3cret"
+        runtime,
+        VAULT=vault.Vault,
+        PLAIN=vault.Plain,
+        OLDER=vault.Older,
+        TICKER=vault.Ticker,
+        SECRET="s3cret",
     )
+
+
+def clock_of(runtime: Runtime) -> ManualClock:
+    clock = runtime._settings.clock
+    assert isinstance(clock, ManualClock)
+    return clock
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -112,6 +124,42 @@ async def test_an_older_class_without_super_init_and_with_on_fetch_works(env: An
     assert await response.text() == "GET x"
 
 
+async def test_handlers_with_the_prefix_of_before_take_what_they_name(
+    runtime: Runtime, env: Any
+) -> None:
+    stub = env.OLDER.getByName("x")
+    answer = await stub.fetch("http://older/", method="POST")
+    assert await answer.text() == "None"
+    await clock_of(runtime).advance(seconds=600)
+    assert await (await stub.fetch("http://older/")).text() == "0"
+
+
+async def test_env_can_be_imported_before_anything_is_bound(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bindings, "_latest", [])
+    imported: Any = workers.env
+    with pytest.raises(AttributeError, match=r"bind\(\)"):
+        _ = imported.VAULT
+    workers.bind(runtime, VAULT=vault.Vault)
+    assert await imported.VAULT.getByName("main").echo(1) == 1
+    assert workers.Env(imported).VAULT.idFromName("a").equals(imported.VAULT.idFromName("a"))
+
+
+async def test_a_global_that_is_missing_is_an_error_when_it_is_used(env: Any) -> None:
+    with pytest.raises(NotImplementedError, match=r"js\.WebSocketPair"):
+        await env.VAULT.getByName("main").connect()
+    with workers.installed():
+        js, ffi = importlib.import_module("js"), importlib.import_module("pyodide.ffi")
+        with pytest.raises(NotImplementedError, match=r"js\.setTimeout"):
+            js.setTimeout(print, 1)
+        with pytest.raises(NotImplementedError, match="await it"):
+            ffi.run_sync(None)
+        assert workers.import_from_javascript("cloudflare:workers").env is workers.env
+        with pytest.raises(ImportError, match="cloudflare:sockets"):
+            workers.import_from_javascript("cloudflare:sockets")
+
+
 async def test_abort_is_no_exception_inside_and_resets_the_object(env: Any) -> None:
     stub = env.VAULT.getByName("main")
     with pytest.raises(ObjectResetError, match="stop here"):
@@ -126,8 +174,7 @@ async def test_wait_until_finishes_after_the_answer(env: Any) -> None:
 
 
 async def test_an_alarm_is_told_about_its_retries(runtime: Runtime) -> None:
-    clock = runtime._settings.clock
-    assert isinstance(clock, ManualClock)
+    clock = clock_of(runtime)
     env: Any = workers.bind(runtime, TICKER=vault.Ticker)
     stub = env.TICKER.getByName("t")
     await stub.start()
@@ -140,7 +187,7 @@ async def test_variables_and_item_access_pass_through_env(env: Any) -> None:
     assert env.SECRET == env["SECRET"] == "s3cret"
     with pytest.raises(AttributeError):
         _ = env.NOTHING
-    assert workers.env is env
+    assert workers.env.SECRET == "s3cret"
 
 
 async def test_names_in_snake_case_work_too(runtime: Runtime) -> None:

@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlparse
 
+from js import Date, Object, WebSocketPair
+from pyodide.ffi import JsException, JsProxy, to_js
 from workers import DurableObject, Response
+from workers import env as top_level_env
 
 
 class Vault(DurableObject):
@@ -297,7 +300,42 @@ class Vault(DurableObject):
         other = namespace.getByName("other")
         assert await other.echo("hello") == "hello"
 
+    async def check_env_of_the_module(self):
+        assert top_level_env.VAULT.idFromName("main").equals(self.ctx.id)
+
+    # -- what comes from JavaScript
+
+    async def check_converted_arguments(self):
+        await self.storage.deleteAll()
+        await self.storage.put(to_js({"b": 1, "a": (1, 2)}, dict_converter=Object.fromEntries))
+        found = await self.storage.list(to_js({"prefix": "a"}, dict_converter=Object.fromEntries))
+        assert found.to_py() == {"a": [1, 2]}
+
+    async def check_results_are_no_proxies(self):
+        await self.storage.put("k", {"a": 1})
+        for value in (await self.storage.get("k"), await self.storage.list()):
+            assert isinstance(value, dict)
+            assert not isinstance(value, JsProxy)
+
+    async def check_refusals_are_js_exceptions(self):
+        message = ""
+        try:
+            self.storage.sql.exec("SELEKT")
+        except JsException as error:
+            message = str(error)
+        assert "SELEKT" in message
+
+    async def check_dates(self):
+        await self.storage.setAlarm(Date.new(Date.now() + 60_000))
+        due = Date.new(await self.storage.getAlarm())
+        assert due.getTime() == await self.storage.getAlarm()
+        assert Date.new(due.toISOString()).getTime() == due.getTime()
+        await self.storage.deleteAlarm()
+
     # -- called from outside
+
+    async def connect(self):
+        return WebSocketPair.new()
 
     async def echo(self, value):
         return value
@@ -330,6 +368,18 @@ class Plain(DurableObject):
 
     async def on_fetch(self, request, env, ctx):
         return Response(f"{request.method} {ctx.id.name}")
+
+
+class Older(DurableObject):
+    """Its handlers have the prefix of before, and take no more than they need."""
+
+    async def on_fetch(self, request):
+        if request.method == "POST":
+            await self.ctx.storage.setAlarm(Date.now() + 1000)
+        return Response(str(await self.ctx.storage.get("rung")))
+
+    async def on_alarm(self, alarm_info):
+        await self.ctx.storage.put("rung", alarm_info.retryCount)
 
 
 class Ticker(DurableObject):
