@@ -15,7 +15,7 @@ from .failures import FAILED, Failure
 from .logs import read_only
 from .looking import Contents, open_copy
 from .output import Line, Output, Part, Table
-from .values import Undecoded, size
+from .values import Undecoded, counted, size
 
 __all__ = ["check_directory"]
 
@@ -49,9 +49,9 @@ def check_directory(directory: Directory, out: Output, namespace: str | None) ->
     }
     parts: list[Part] = []
     if problems:
-        parts.append(Table(f"{len(problems)} problems", ("where", "what"), problems))
+        parts.append(Table(counted(len(problems), "problem"), ("where", "what"), problems))
     else:
-        parts.append(Line(f"{len(objects)} objects are sound, {size(read)} read."))
+        parts.append(Line(f"Sound: {counted(len(objects), 'object')}, {size(read)} read."))
     out.result(data, *parts)
     return FAILED if problems else 0
 

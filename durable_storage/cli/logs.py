@@ -21,7 +21,16 @@ from .copies import copied_with_history, open_reader
 from .directory import StoredObject
 from .failures import Failure
 
-__all__ = ["KEEP_ALL", "View", "last_commit_ms", "moments", "now_ms", "read_only", "viewed"]
+__all__ = [
+    "KEEP_ALL",
+    "View",
+    "last_commit_ms",
+    "moments",
+    "no_history",
+    "now_ms",
+    "read_only",
+    "viewed",
+]
 
 KEEP_ALL: Final = History(retention=datetime.timedelta(days=365 * 100))
 """The command line does not know how much the application keeps, so it never drops anything."""
@@ -96,7 +105,14 @@ def moments(reader: HistoryReader) -> Iterator[tuple[int, str]]:
 
 def _check(stored: StoredObject) -> None:
     if not stored.has_history:
-        raise Failure(f"{stored.label} has no history: it was written with History(enabled=False)")
+        raise no_history(stored)
+
+
+def no_history(stored: StoredObject) -> Failure:
+    """Why there is nothing to go back to."""
+    if stored.namespace.backend == "kv":
+        return Failure(f"{stored.label} is of the legacy backend, which keeps no history")
+    return Failure(f"{stored.label} has no history: it was written with History(enabled=False)")
 
 
 def last_commit_ms(path: str) -> int | None:

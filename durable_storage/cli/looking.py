@@ -13,7 +13,7 @@ from .copies import copied
 from .directory import Directory, StoredObject
 from .logs import last_commit_ms
 from .output import Facts, Line, Output, Part, Table
-from .values import Decoder, as_json, as_text, size, time_text
+from .values import Decoder, as_json, as_text, counted, size, time_text
 
 __all__ = ["WIDE", "list_objects", "open_copy", "show_object"]
 
@@ -71,7 +71,7 @@ def list_objects(directory: Directory, out: Output, namespace: str | None) -> No
         )
         parts.append(
             Table(
-                f"{record.name} ({record.backend}), {len(objects)} objects",
+                f"{record.name} ({record.backend}), {counted(len(objects), 'object')}",
                 ("name", "id", "size", "history", "next alarm", "last commit"),
                 [
                     (
@@ -237,7 +237,9 @@ def _show(stored: StoredObject, contents: Contents, out: Output, limit: int) -> 
                 "rows": [[as_json(value) for value in row] for row in rows],
             }
         )
-        shown = f"{len(rows)} of {count} rows" if len(rows) < count else f"{count} rows"
+        shown = counted(count, "row")
+        if len(rows) < count:
+            shown = f"{len(rows)} of {shown}"
         parts.append(
             Table(f"{kind} {name}, {shown}", columns, [[as_text(v) for v in row] for row in rows])
         )
@@ -249,10 +251,12 @@ def _show(stored: StoredObject, contents: Contents, out: Output, limit: int) -> 
     facts["key_count"] = total
     facts["keys"] = {key: as_json(value) for key, value in pairs}
     if total:
-        shown = f"{len(pairs)} of {total}" if len(pairs) < total else f"{total}"
+        shown = counted(total, "key")
+        if len(pairs) < total:
+            shown = f"{len(pairs)} of {shown}"
         parts.append(
             Table(
-                f"key-value storage, {shown} keys",
+                f"key-value storage, {shown}",
                 ("key", "value"),
                 [(as_text(key), as_text(value)) for key, value in pairs],
             )

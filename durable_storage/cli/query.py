@@ -16,7 +16,7 @@ from .failures import Failure
 from .logs import KEEP_ALL
 from .looking import WIDE, open_copy
 from .output import Line, Output, Table
-from .values import as_json, as_text
+from .values import as_json, as_text, counted
 
 __all__ = ["run_sql"]
 
@@ -56,9 +56,21 @@ def run_sql(
         with copied(stored.path) as copy:
             database = open_copy(copy)
             try:
-                _show(out, database.exec(sql, values, None, _refuse_write))
+                _show(out, _read(database, sql, values))
             finally:
                 database.close()
+
+
+def _read(database: Database, sql: str, values: tuple[Any, ...]) -> SqlStorageCursor[Any]:
+    try:
+        return database.exec(sql, values, None, _refuse_write)
+    except Failure as refused:
+        # What is no SQL at all counts as a write; then what is wrong with it is the better answer.
+        try:
+            database.exec(f"EXPLAIN {sql}", values, None, _refuse_write)
+        except Failure:
+            pass
+        raise refused
 
 
 def _refuse_write() -> NoReturn:
@@ -119,4 +131,4 @@ def _emit(
     if columns:
         out.result(data, Table("", columns, [[as_text(value) for value in row] for row in rows]))
     else:
-        out.result(data, Line(f"done, {changes or 0} rows changed"))
+        out.result(data, Line(f"done, {counted(changes or 0, 'row')} changed"))

@@ -11,10 +11,10 @@ from ..history.verify import verify
 from .copies import copied
 from .directory import Directory, StoredObject, owned
 from .failures import FAILED, Failure
-from .logs import KEEP_ALL, moments, now_ms, read_only, viewed
+from .logs import KEEP_ALL, moments, no_history, now_ms, read_only, viewed
 from .looking import Contents, open_copy
 from .output import Facts, Line, Output, Table
-from .values import parse_moment, size, time_text
+from .values import counted, parse_moment, size, time_text
 
 __all__ = [
     "check_target",
@@ -62,9 +62,9 @@ def show_timeline(
         if not every_moment:
             lines[-1] |= {"commits": each.commits, "bytes": each.bytes}
             rows[-1] += [str(each.commits), size(each.bytes)]
-    title = f"{stored.label}, {len(entries)} moments"
+    title = f"{stored.label}, {counted(len(entries), 'moment')}"
     if not every_moment:
-        title = f"{stored.label}, {sum(each.commits for each in entries)} commits"
+        title = f"{stored.label}, {counted(sum(each.commits for each in entries), 'commit')}"
     if len(shown) < len(entries):
         title += f", the last {len(shown)} of {len(entries)} lines"
     columns = ("time", "bookmark") if every_moment else ("time", "bookmark", "commits", "size")
@@ -166,9 +166,7 @@ def restore(
         directory = owner.directory
         stored = directory.find(namespace, name_or_id)
         if not stored.has_history:
-            raise Failure(
-                f"{stored.label} has no history: it was written with History(enabled=False)"
-            )
+            raise no_history(stored)
         log = CommitLog.open(stored.path, settings=KEEP_ALL, clock_ms=now_ms)
         try:
             bookmark = _bookmark(log, moment)

@@ -19,6 +19,7 @@ __all__ = [
     "Undecoded",
     "as_json",
     "as_text",
+    "counted",
     "milliseconds",
     "parse_moment",
     "printable",
@@ -124,6 +125,11 @@ def size(count: int) -> str:
             return f"{int(amount)} B" if unit == "B" else f"{amount:.1f} {unit}"
         amount /= 1024
     return f"{amount:.1f} TiB"
+
+
+def counted(number: int, one: str) -> str:
+    """``1 row``, ``2 rows``."""
+    return f"{number} {one}" if number == 1 else f"{number} {one}s"
 
 
 def time_text(time_ms: int | None) -> str:

@@ -152,5 +152,5 @@ def test_the_module_runs_as_a_program(data: Path) -> None:
         text=True,
         check=True,
     )
-    assert "Counter (sqlite), 1 objects" in done.stdout
+    assert "Counter (sqlite), 1 object:" in done.stdout
     assert done.stderr == ""

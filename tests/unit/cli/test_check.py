@@ -19,7 +19,7 @@ def problems(shell: Shell, data: Path) -> list[str]:
 def test_a_sound_directory_has_no_problems(shell: Shell, data: Path) -> None:
     write_lines(data, "one", "two")
     assert problems(shell, data) == []
-    assert "1 objects are sound" in shell("check", data).out
+    assert "Sound: 1 object," in shell("check", data).out
     assert shell("check", data, "Counter").code == 0
     assert shell("check", data, "Nothing").code == 1
 

@@ -8,7 +8,7 @@ import pytest
 
 from durable_storage import sync
 
-from .rig import Counter, Shell, lines, object_file, write_lines
+from .rig import Counter, Old, Shell, lines, object_file, write_lines
 
 WHEN = datetime.datetime(2050, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 LATER = WHEN + datetime.timedelta(days=1)
@@ -188,3 +188,14 @@ def test_verify_tells_damage_and_what_is_left(shell: Shell, data: Path) -> None:
     assert damaged.data["sound"] is False
     assert damaged.data["restorable"]
     assert "DAMAGED" in shell(*command).out
+
+
+def test_an_object_of_the_legacy_backend_has_no_history_and_says_why(
+    data: Path, shell: Shell
+) -> None:
+    with sync.Runtime(data) as runtime:
+        runtime.namespace(Old, storage="kv").get_by_name("a").put("key", 1)
+    for command in ((), ("verify",), ("restore", "--to", "2026-01-31T12:00:00Z", "--yes")):
+        result = shell("history", data, "Old", "a", *command)
+        assert result.code == 1
+        assert "Old a is of the legacy backend, which keeps no history" in result.err

@@ -8,7 +8,7 @@ import pytest
 from durable_storage import History, JsonSerializer, PickleSerializer, sync
 from durable_storage.cli import output
 
-from .rig import Counter, Old, Shell, files_of, object_file, write_lines
+from .rig import Counter, Old, Shell, files_of, lines, object_file, write_lines
 
 WHEN = datetime.datetime(2050, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 
@@ -155,7 +155,7 @@ def test_mistakes_are_told_in_a_sentence(shell: Shell, data: Path, tmp_path: Pat
         (("show", data, "Nothing", "a"), "it has: Counter"),
         (("show", data, "Counter", "nobody"), "no object 'nobody'"),
         (("show", data, "Counter", "0" * 64), "no object"),
-        (("sql", data, "Counter", "a", "SELEKT 1"), "--write"),
+        (("sql", data, "Counter", "a", "SELEKT 1"), "syntax error"),
         (("sql", data, "Counter", "a", "SELECT nil FROM line"), "no such column"),
     ):
         result = shell(*command)
@@ -225,3 +225,28 @@ def test_a_terminal_gets_tables_with_rich_and_text_without(
     assert "┃" not in shell("show", data, "Counter", "a", "--plain").out
     assert shell("check", data).code == 0
     assert "sound" in shell("history", data, "Counter", "a", "verify").out
+
+
+def test_a_query_that_is_no_sql_is_told_what_is_wrong_with_it(data: Path, shell: Shell) -> None:
+    write_lines(data, "one")
+    for query, told in (
+        ("SELEC 1", 'near "SELEC": syntax error'),
+        ("DELETE FROM nowhere", "no such table: nowhere"),
+        ("DELETE FROM line", "add --write"),
+        ("SELECT 1; SELEC 1", "add --write"),
+    ):
+        result = shell("sql", data, "Counter", "a", query)
+        assert result.code == 1
+        assert told in result.err
+    assert lines(data) == ["one"]
+
+
+def test_one_of_something_is_not_called_many(data: Path, shell: Shell) -> None:
+    write_lines(data, "one")
+    assert "Counter (sqlite), 1 object:" in shell("ls", data).out
+    shown = shell("show", data, "Counter", "a").out
+    assert "table line, 1 row:" in shown
+    assert "key-value storage, 1 key:" in shown
+    assert "Counter a, 1 commit:" in shell("history", data, "Counter", "a", "--limit", "1").out
+    changed = shell("sql", data, "Counter", "a", "--write", "DELETE FROM line")
+    assert changed.out == "done, 1 row changed\n"
