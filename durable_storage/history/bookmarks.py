@@ -7,6 +7,7 @@ another object is recognised.
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import re
 import struct
@@ -14,9 +15,10 @@ from typing import Final, NamedTuple
 
 from ..errors import ArgumentTypeError, BookmarkError
 
-__all__ = ["BEGINNING", "Position", "format_bookmark", "parse_bookmark"]
+__all__ = ["BEGINNING", "Position", "format_bookmark", "moment", "parse_bookmark"]
 
 _END: Final = 0xFFFFFFFF
+_EPOCH: Final = datetime.datetime(1970, 1, 1)  # in UTC
 _SHAPE: Final = re.compile(r"([0-9a-f]{8})-([0-9a-f]{8})-([0-9a-f]{8})-([0-9a-f]{32})", re.ASCII)
 
 
@@ -51,6 +53,15 @@ def format_bookmark(object_id: bytes, position: Position) -> str:
     """Return the bookmark of a position."""
     epoch, generation, frame = position
     return f"{epoch:08x}-{generation:08x}-{frame:08x}-{_seal(object_id, position)}"
+
+
+def moment(time_ms: int) -> str:
+    """A time (ms since the epoch) as messages write it: ``2026-01-31T12:00:00.000Z``."""
+    try:
+        when = _EPOCH + datetime.timedelta(milliseconds=time_ms)
+    except OverflowError:
+        return f"{time_ms} (milliseconds since the epoch)"
+    return when.isoformat(timespec="milliseconds") + "Z"
 
 
 def parse_bookmark(object_id: bytes, bookmark: str) -> Position:

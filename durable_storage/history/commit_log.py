@@ -32,7 +32,7 @@ from ..errors import ArgumentTypeError, BookmarkError
 from .archive import archive_frames
 from .background import Background, start_in_background
 from .block import CommitTime
-from .bookmarks import BEGINNING, Position
+from .bookmarks import BEGINNING, Position, moment
 from .files import Files
 from .layout import Intent, Layout, pack_identity, pack_time, read_identity, read_times
 from .reader import DiskUse, HistoryReader, TimelineEntry
@@ -457,7 +457,9 @@ class CommitLog:
             raise ArgumentTypeError(f"a time is an int, got {type(time_ms).__name__}")
         now_ms = self._clock_ms()
         if time_ms > now_ms:
-            raise BookmarkError(f"the time {time_ms} is in the future: it is {now_ms} now")
+            raise BookmarkError(
+                f"the time {moment(time_ms)} is in the future: it is {moment(now_ms)} now"
+            )
         self._prepare()
         with self._lock:
             self._observe(now_ms, quiet=True)
@@ -469,8 +471,8 @@ class CommitLog:
             first = self._times[0][1] if self._times else now_ms
         if self._log.head is None:
             raise BookmarkError(
-                f"the time {time_ms} is before this object's history begins, which is at {first} "
-                "(milliseconds since the epoch)"
+                f"the time {moment(time_ms)} is before this object's history begins, which is at "
+                f"{moment(first)}"
             )
         return self._reader.bookmark(self._reader.at_time(time_ms).position)
 

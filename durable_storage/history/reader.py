@@ -12,7 +12,7 @@ from typing import NamedTuple, final
 
 from ..errors import BookmarkError
 from .block import Block, Damage, commit_frames, last_time, parse_frames, parse_times
-from .bookmarks import BEGINNING, Position, format_bookmark, parse_bookmark
+from .bookmarks import BEGINNING, Position, format_bookmark, moment, parse_bookmark
 from .files import Files
 from .image import Image
 from .layout import Layout
@@ -173,8 +173,8 @@ class HistoryReader:
             began = oldest.time_ms if oldest is not None else 0
             began = began or (entries[0].block.first_time if entries else 0)
             raise BookmarkError(
-                f"the time {time_ms} is before this object's history begins, which is at {began} "
-                "(milliseconds since the epoch)"
+                f"the time {moment(time_ms)} is before this object's history begins, which is at "
+                f"{moment(began)}"
             )
         return oldest
 
