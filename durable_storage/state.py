@@ -17,7 +17,7 @@ from .gates.deadlines import Deadlines
 from .gates.delivery import deliver
 from .gates.life import Life
 from .gates.loop import Loop
-from .gates.ready import Eager, awaited
+from .gates.ready import Eager, awaited, uncalled
 from .history import History
 from .ids import DurableObjectId, id_from_name
 from .limits import Limits
@@ -161,7 +161,8 @@ class DurableObjectState:
         """
         if not callable(callback):
             raise ArgumentTypeError(
-                f"block_concurrency_while() takes a callable, got {type(callback).__name__}"
+                "block_concurrency_while() takes a callable, got "
+                f"{type(callback).__name__}{uncalled(callback)}"
             )
 
         async def body() -> Any:

@@ -338,6 +338,11 @@ async def _call_alarm(instance: Any, info: AlarmInvocationInfo) -> None:
 def _construction_failed(cls: type, exc: BaseException) -> BaseException:
     if not isinstance(exc, Exception):
         return exc
-    error = ObjectResetError(str(exc) or type(exc).__name__, retryable=False)
+    message = str(exc) or type(exc).__name__
+    if isinstance(exc, AttributeError) and exc.name in ("ctx", "env") and isinstance(exc.obj, cls):
+        message += (
+            f"; {cls.__name__}.__init__ has to call super().__init__(ctx, env) before it uses it"
+        )
+    error = ObjectResetError(message, retryable=False)
     error.__cause__ = exc
     return error

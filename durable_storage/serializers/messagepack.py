@@ -425,7 +425,10 @@ class MsgpackSerializer:
                     f"{what}, and only {base.__name__} itself comes back as it was; convert it to "
                     f"{base.__name__}"
                 )
-        return f"{what}, which MsgpackSerializer does not store"
+        return (
+            f"{what}, which MsgpackSerializer does not store; convert it, or store it as a "
+            "dataclass that is registered"
+        )
 
 
 def _definition(cls: type) -> tuple[str, str]:

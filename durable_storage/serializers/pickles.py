@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Awaitable
 from typing import Any, final
 
 from ..errors import DataCloneError
-from .refusal import unreadable
+from .refusal import NOT_AWAITED, cannot_store, unreadable
 
 __all__ = ["PickleSerializer"]
 
@@ -41,6 +42,8 @@ class PickleSerializer:
         try:
             return pickle.dumps(value, protocol=5)
         except Exception as exc:  # the classes of the application may raise anything
+            if isinstance(value, Awaitable):
+                raise cannot_store("value", NOT_AWAITED) from exc
             raise DataCloneError(f"value cannot be stored: pickle refuses it: {exc}") from exc
 
     def loads(self, data: bytes, /) -> Any:

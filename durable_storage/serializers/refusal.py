@@ -7,12 +7,13 @@ The path is written as the Python expression that leads to the part: ``value["a"
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 from ..errors import DataCloneError
 
 __all__ = [
     "DEPTH_PROMISED",
+    "NOT_AWAITED",
     "Parts",
     "RefusedError",
     "Step",
@@ -35,6 +36,8 @@ Parts = Iterable[tuple[Step, object]]
 
 DEPTH_PROMISED = 500
 """Levels of nesting that every serializer takes."""
+
+NOT_AWAITED = "is the result of a call that was not awaited; write `await` before it"
 
 _SHOWN_MAX = 160
 
@@ -136,6 +139,8 @@ def check_text(text: str) -> None:
 
 def description(part: object) -> str:
     """Return a complaint's beginning that names the type of ``part``."""
+    if isinstance(part, Awaitable):
+        raise RefusedError(NOT_AWAITED)
     kind = type(part)
     return f"is of the type {kind.__module__}.{kind.__qualname__}"
 

@@ -9,7 +9,7 @@ from threading import get_ident
 from typing import Any, Protocol, TypeVar, cast, final, overload
 
 from ..errors import ArgumentTypeError, LimitExceededError, TransactionError
-from ..gates.ready import READY, Eager, Ready
+from ..gates.ready import READY, Eager, Ready, uncalled
 from ..limits import Limits
 from .alarm_slot import alarm_time, from_ms, to_ms
 from .kv_buffer import MISS, Encoded, check_key, utf8_size
@@ -352,7 +352,7 @@ class DurableObjectStorage:
             return TransactionContext(life, begin)
         if not callable(callback):
             raise ArgumentTypeError(
-                f"transaction() takes a callable, got {type(callback).__name__}"
+                f"transaction() takes a callable, got {type(callback).__name__}{uncalled(callback)}"
             )
         return transaction_section(life, begin, callback)
 
@@ -372,7 +372,8 @@ class DurableObjectStorage:
             return self._transaction_sync()
         if not callable(callback):
             raise ArgumentTypeError(
-                f"transaction_sync() takes a callable, got {type(callback).__name__}"
+                "transaction_sync() takes a callable, got "
+                f"{type(callback).__name__}{uncalled(callback)}"
             )
         session = self._session
         driven = session.life.admit("transaction_sync()")
