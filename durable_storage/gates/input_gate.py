@@ -223,6 +223,12 @@ class Scope:
             assert waiter.signal is not None
             waiter.signal.set()
 
+    def forget_gone(self) -> None:
+        """Take those out of the queue of events who have given up waiting."""
+        staying = [waiter for waiter in self.waiters if not waiter.gone]
+        self.waiters.clear()
+        self.waiters.extend(staying)
+
     def fail_all(self, error_of: Callable[[Waiter], BaseException]) -> None:
         """Fail every waiter of this scope and of those below it."""
         scope: Scope | None = self

@@ -308,6 +308,9 @@ class Life:
     def _refuse_overload(self) -> None:
         waiters = self.root.waiters
         if len(waiters) >= self._queue_max:
+            # Whoever gave up has left its place in the queue to nobody.
+            self.root.forget_gone()
+        if len(waiters) >= self._queue_max:
             raise OverloadedError(
                 f"{self.name} is overloaded: {len(waiters)} events wait for it and "
                 f"{self._queue_max} may; the call was not delivered"

@@ -372,6 +372,41 @@ async def test_too_many_waiting_events_are_refused_at_once() -> None:
         assert answers == ["pong"] * 5
 
 
+async def test_callers_that_gave_up_waiting_take_nobody_elses_place() -> None:
+    async with Runtime(history=OFF, limits=Limits(queued_events=5)) as runtime:
+        release = anyio.Event()
+
+        class Busy(DurableObject):
+            async def hold(self) -> None:
+                await self.ctx.block_concurrency_while(release.wait)
+
+            async def ping(self) -> str:
+                return "pong"
+
+        busy = runtime.namespace(Busy).get_by_name("a")
+        answers: list[str] = []
+
+        async def ping() -> None:
+            answers.append(await busy.ping())
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(busy.hold)
+            await anyio.wait_all_tasks_blocked()
+            async with anyio.create_task_group() as impatient:
+                for _ in range(4):
+                    impatient.start_soon(ping)
+                group.start_soon(ping)
+                await anyio.wait_all_tasks_blocked()
+                impatient.cancel_scope.cancel()
+            for _ in range(4):
+                group.start_soon(ping)
+            await anyio.wait_all_tasks_blocked()
+            with pytest.raises(OverloadedError, match="5 events wait"):
+                await busy.ping()
+            release.set()
+        assert answers == ["pong"] * 5
+
+
 async def test_an_event_that_waited_too_long_makes_new_ones_refused() -> None:
     clock = ManualClock()
     limits = Limits(queued_seconds=5, critical_section_seconds=100)
