@@ -24,6 +24,9 @@ SECONDS_MAX: Final = 100_000_000_000
 
 ALARM_KEY: Final = "alarm"
 RETRY_KEY: Final = "alarm_retry"
+SCHEDULED_KEY: Final = "alarm_scheduled"
+# Everything that an alarm keeps in its object's metadata.
+ALARM_KEYS: Final = (ALARM_KEY, RETRY_KEY, SCHEDULED_KEY)
 
 
 class AlarmIndex(Protocol):
@@ -136,6 +139,8 @@ class AlarmSlot:
         self._index = index
         self._known = False
         self._due_ms: int | None = None
+        # What the alarm was set to, of one that failed and is due again later.
+        self._scheduled_ms: int | None = None
         self._changed = False
         self._indexed_ms: int | None = None
         # What the index has to hear once the commit of this number is confirmed.
@@ -146,27 +151,35 @@ class AlarmSlot:
         self._levels: list[bool] = []
 
     def due_ms(self) -> int | None:
-        """When the alarm is due, as the storage holds it."""
+        """When the alarm is due, as the storage holds it: after a failure, for the next try."""
         if not self._known:
             stored = self._metadata.meta_get(ALARM_KEY)
             self._due_ms = stored if isinstance(stored, int) else None
+            self._scheduled_ms = None
+            if self._due_ms is not None:
+                scheduled = self._metadata.meta_get(SCHEDULED_KEY)
+                self._scheduled_ms = scheduled if isinstance(scheduled, int) else None
             self._known = True
             if not self._changed:
                 self._indexed_ms = self._due_ms
         return self._due_ms
 
+    def scheduled_ms(self) -> int | None:
+        """The time that the alarm was set to; tries after a failure do not change it."""
+        due = self.due_ms()
+        return due if self._scheduled_ms is None else self._scheduled_ms
+
     def get(self) -> int | None:
         """What ``get_alarm()`` answers: in the alarm's own handler, only a newly set one."""
         if self.running and not self._set_while_running:
             return None
-        return self.due_ms()
+        return self.scheduled_ms()
 
     def set(self, due_ms: int) -> None:
         """Set the alarm, within the open transaction."""
         self.due_ms()
         self._metadata.meta_put(ALARM_KEY, due_ms)
-        if self._metadata.meta_get(RETRY_KEY) is not MISSING:
-            self._metadata.meta_delete(RETRY_KEY)
+        self._forget_failures()
         self._due_ms = due_ms
         self._changed = True
         self._set_while_running = True
@@ -176,10 +189,15 @@ class AlarmSlot:
         if self.due_ms() is None:
             return
         self._metadata.meta_delete(ALARM_KEY)
-        if self._metadata.meta_get(RETRY_KEY) is not MISSING:
-            self._metadata.meta_delete(RETRY_KEY)
+        self._forget_failures()
         self._due_ms = None
         self._changed = True
+
+    def _forget_failures(self) -> None:
+        if self._metadata.meta_get(RETRY_KEY) is not MISSING:
+            self._metadata.meta_delete(RETRY_KEY)
+            self._metadata.meta_delete(SCHEDULED_KEY)
+        self._scheduled_ms = None
 
     def exists(self) -> bool:
         """Whether an alarm is set."""
@@ -209,8 +227,12 @@ class AlarmSlot:
 
     def retry_at(self, due_ms: int, retries: int) -> None:
         """Note the next try of a failed alarm, within the open transaction."""
+        scheduled = self.scheduled_ms()
+        if scheduled is not None:
+            self._metadata.meta_put(SCHEDULED_KEY, scheduled)
         self._metadata.meta_put(ALARM_KEY, due_ms)
         self._metadata.meta_put(RETRY_KEY, retries)
+        self._scheduled_ms = scheduled
         self._due_ms = due_ms
         self._known = True
         self._changed = True

@@ -17,7 +17,7 @@ from ..errors import DurableStorageError, ObjectResetError, SqlError
 from ..gates.life import Life
 from ..limits import Limits
 from ..serializers import Serializer
-from .alarm_slot import ALARM_KEY, RETRY_KEY, AlarmIndex, AlarmSlot
+from .alarm_slot import ALARM_KEYS, AlarmIndex, AlarmSlot
 from .kv_buffer import KvBuffer
 
 __all__ = ["Session"]
@@ -169,7 +169,7 @@ class Session:
         if delete_alarm or due is None:
             # Also when it was deleted in the turn that has just been dropped.
             self.alarm.clear()
-        self.database.delete_all(keep=() if delete_alarm else (ALARM_KEY, RETRY_KEY))
+        self.database.delete_all(keep=() if delete_alarm else ALARM_KEYS)
         if not delete_alarm and due is not None and due != self.alarm.due_ms():
             # It was set in the turn that has just been dropped.
             self.alarm.set(due)

@@ -17,6 +17,7 @@ from typing import Final, final
 from ...database.connection import MISSING, Missing, Stored
 from ...errors import DatabaseFileError, ObjectResetError
 from ...gates.loop import Loop, Signal
+from ..alarm_slot import ALARM_KEYS
 from ..kv_backend import KvBackend, PartialDeleteError
 from ..session import DEFAULT_SERIALIZER, SERIALIZER_KEY
 from .layer import META, USER, Known, Layer, Range, Unknown
@@ -84,7 +85,7 @@ class Store:
         await self.wait_idle()
         await self.close()
         self._backend = self._open_backend()
-        keys = [META + key for key in ("alarm", "alarm_retry", SERIALIZER_KEY)]
+        keys = [META + key for key in (*ALARM_KEYS, SERIALIZER_KEY)]
         found = await self._backend.get(keys)
         self._meta = {key[1:]: _decoded(key, value) for key, value in found.items()}
         recorded = self._meta.get(SERIALIZER_KEY, DEFAULT_SERIALIZER)

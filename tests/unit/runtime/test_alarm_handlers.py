@@ -24,6 +24,7 @@ class Handler(DurableObject):
 
     does: Callable[[Any], Awaitable[None]]
     retries: list[int]
+    scheduled: list[datetime.datetime]
 
     async def arm(self) -> None:
         await self.ctx.storage.set_alarm(datetime.timedelta(seconds=5))
@@ -33,6 +34,7 @@ class Handler(DurableObject):
 
     async def alarm(self, alarm_info: Any) -> None:
         type(self).retries.append(alarm_info.retry_count)
+        type(self).scheduled.append(alarm_info.scheduled_time)
         await type(self).does(self)
 
 
@@ -42,6 +44,7 @@ async def run(does: Callable[[Any], Awaitable[None]], *seconds: float) -> dateti
     due = clock.now + datetime.timedelta(seconds=5)
     Handler.does = staticmethod(does)  # type: ignore[assignment]
     Handler.retries = []
+    Handler.scheduled = []
     async with Runtime(clock=clock) as runtime:
         handler = runtime.namespace(Handler).get_by_name("one")
         await handler.arm()
@@ -119,6 +122,34 @@ async def test_one_that_swallows_the_end_of_its_object_leaves_the_storage_alone(
     assert (armed is not None) == retry
     assert await run(does, 5, 3) is None
     assert Handler.retries == ([0, 1] if retry else [0])
+
+
+async def test_one_that_fails_stays_set_to_its_time_until_it_succeeds() -> None:
+    async def does(handler: Any) -> None:
+        assert await handler.armed() is None
+        if len(Handler.retries) < 3:
+            raise ZeroDivisionError
+
+    assert await run(does) == datetime.timedelta(0)
+    assert await run(does, 5, 3) == datetime.timedelta(0)
+    assert await run(does, 5, 3, 5) is None
+    assert Handler.retries == [0, 1, 2]
+    assert len(Handler.scheduled) == 3
+    assert len(set(Handler.scheduled)) == 1
+
+
+async def test_one_that_fails_may_be_set_anew_to_another_time() -> None:
+    async def does(handler: Any) -> None:
+        if Handler.retries == [0, 1]:
+            await handler.ctx.storage.set_alarm(LATER)
+        elif len(Handler.retries) < 4:
+            raise ZeroDivisionError
+
+    assert await run(does, 5, 3) is not None
+    assert await run(does, 5, 3, 500, 3) is None
+    assert Handler.retries == [0, 1, 0, 1]
+    assert Handler.scheduled[0] == Handler.scheduled[1] < Handler.scheduled[2]
+    assert Handler.scheduled[2] == Handler.scheduled[3]
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])

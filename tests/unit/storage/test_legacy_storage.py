@@ -620,7 +620,7 @@ async def test_a_failed_alarm_is_tried_again_and_may_be_replaced_by_its_handler(
         await stub.play(sets)
         env.on_alarm = fails
         assert await run_durable_object_alarm(stub)
-        assert set(store.data) == {"malarm", "malarm_retry"}
+        assert set(store.data) == {"malarm", "malarm_retry", "malarm_scheduled"}
         await evict_durable_object(stub)
         env.on_alarm = replaces
         assert await run_durable_object_alarm(stub)
