@@ -242,11 +242,11 @@ class Resident:
         assert found is not None
         attempt.due_ms, attempt.retries = found
         attempt.started = True
+        scheduled = alarm.scheduled_ms()
+        assert scheduled is not None
+        info = AlarmInvocationInfo(attempt.retries, attempt.retries > 0, from_ms(scheduled))
         try:
-            await self._call_alarm(
-                instance,
-                AlarmInvocationInfo(attempt.retries, attempt.retries > 0, from_ms(attempt.due_ms)),
-            )
+            await self._call_alarm(instance, info)
         except BaseException as exc:
             replaced = alarm.replaced
             alarm.end_run()
