@@ -106,7 +106,17 @@ class CriticalSection(Generic[T]):
         frame = self._life.loop.current
         if frame is not None and frame.sections is not None and self in frame.sections:
             frame.sections.remove(self)
-        return self._run(None).__await__()
+        return self._run_awaited().__await__()
+
+    async def _run_awaited(self) -> T:
+        try:
+            self._value = await self._run(None)
+        except BaseException as exc:
+            self._error = exc
+            raise
+        finally:
+            self._end()
+        return self._value
 
     def start_in_background(self) -> None:
         """Queue for the gate and run without being awaited."""
@@ -124,22 +134,31 @@ class CriticalSection(Generic[T]):
                 if not isinstance(exc, (Exception, ObjectDead)):
                     raise
             finally:
-                self._done = True
                 life.background -= 1
-                if self._signal is not None:
-                    self._signal.set()
+                self._end()
                 life.tell_idle()
 
         life.loop.spawn(run)
+
+    def _end(self) -> None:
+        self._done = True
+        if self._signal is not None:
+            self._signal.set()
 
     async def _join(self) -> T:
         if not self._done:
             if self._signal is None:
                 self._signal = self._life.loop.signal()
             await self._signal.wait()
-        if self._error is not None:
-            raise self._error
-        return cast("T", self._value)
+        error = self._error
+        if error is None:
+            return cast("T", self._value)
+        if isinstance(error, (Exception, ObjectDead)):
+            raise error
+        # A cancellation belongs to the task that it was meant for.
+        if self._life.broken is not None:
+            raise ObjectDead(str(self._life.broken))
+        raise ConcurrencyError("the task that ran this critical section was cancelled") from error
 
     async def _run(self, waiter: Waiter | None) -> T:
         life = self._life

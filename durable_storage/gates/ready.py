@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine, Generator, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar, cast, final
 
@@ -113,6 +113,19 @@ READY: Eager[None] = cast("Eager[None]", _ReadyNone())
 
 
 @final
+class Pending(_Awaitable, Generic[T]):
+    """A result that is waited for when it is awaited, each time anew."""
+
+    __slots__ = ("_wait",)
+
+    def __init__(self, wait: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self._wait = wait
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self._wait().__await__()
+
+
+@final
 class Later(_Awaitable, Generic[T]):
     """The result of an operation that waits its turn behind a gate; done even if dropped."""
 
@@ -139,5 +152,5 @@ class Later(_Awaitable, Generic[T]):
 
 # What Python itself says of a result that was not awaited has this name in it. A `__getattr__`
 # would say more, and would make every access to a slot slower.
-for _kind in (Ready, Failed, _ReadyNone, Later):
+for _kind in (Ready, Failed, _ReadyNone, Pending, Later):
     _kind.__name__ = "storage result that was not awaited"

@@ -9,7 +9,7 @@ from threading import get_ident
 from typing import Any, Protocol, TypeVar, cast, final, overload
 
 from ..errors import ArgumentTypeError, LimitExceededError, TransactionError
-from ..gates.ready import READY, Eager, Ready, uncalled
+from ..gates.ready import READY, Eager, Pending, Ready, uncalled
 from ..limits import Limits
 from .alarm_slot import alarm_time, from_ms, to_ms
 from .kv_buffer import MISS, Encoded, check_key, utf8_size
@@ -483,10 +483,7 @@ class DurableObjectStorage:
 
     # -- durability and recovery ----------------------------------------------------------
 
-    async def _sync(self) -> None:
-        await self._session.life.wait_confirmed()
-
-    def sync(self) -> Awaitable[None]:
+    def sync(self) -> Eager[None]:
         """Return when every write made so far is confirmed.
 
         Cancelling it undoes nothing.
@@ -495,7 +492,7 @@ class DurableObjectStorage:
         life.admission("sync()")
         if not life.pending and life.broken is None and life.gate.confirmed >= life.gate.committed:
             return READY
-        return self._sync()
+        return Pending(life.wait_confirmed)
 
     def _log(self, operation: str) -> Bookmarks:
         self._session.life.admit(operation)
