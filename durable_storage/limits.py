@@ -44,6 +44,8 @@ class Limits:
     nesting_depth: int = 64
     """Critical sections and transactions inside each other."""
     critical_section_seconds: float = 30.0
+    alarm_seconds: float = 900.0
+    """How long one try of an alarm's handler may last before the object is reset."""
     queued_events: int = 10_000
     """Events that may wait for one object before new ones are refused."""
     queued_seconds: float = 60.0

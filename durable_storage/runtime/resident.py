@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from ..errors import ArgumentTypeError, ObjectResetError
+from ..gates.deadlines import Deadlines
 from ..gates.delivery import deliver
 from ..gates.life import Life
 from ..gates.loop import Loop
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["TICKS", "AlarmInvocationInfo", "Evicted", "Resident"]
 
 T = TypeVar("T")
+
+ALARM_TIMED_OUT = "Alarm exceeded its allowed execution time."
 
 
 @final
@@ -80,6 +84,7 @@ class Resident:
 
     __slots__ = (
         "_alarm_handler",
+        "_alarms_running",
         "_booting",
         "_cls",
         "_env",
@@ -114,6 +119,7 @@ class Resident:
         self._settings = settings
         self._loop = loop
         self._alarm_handler = callable(getattr(cls, "alarm", None))
+        self._alarms_running = 0
         self._booting: DurableObjectState | None = None
         self.instance: Any = None
         self.life: Life | None = None
@@ -155,13 +161,16 @@ class Resident:
     def idle(self) -> bool:
         """Whether nothing of it is under way."""
         life = self.host.life
-        return life is None or (
-            not life.events
-            and not life.background
-            and life.root.open
-            and not life.root.waiters
-            and not life.root.critical_waiters
-            and life.folding is None
+        return not self._alarms_running and (
+            life is None
+            or (
+                not life.events
+                and not life.background
+                and life.root.open
+                and not life.root.waiters
+                and not life.root.critical_waiters
+                and life.folding is None
+            )
         )
 
     def code(self, life: Life, method: Callable[[Any], Any]) -> Coroutine[Any, Any, Any]:
@@ -207,19 +216,38 @@ class Resident:
 
     # -- alarms ---------------------------------------------------------------------------
 
-    async def run_alarm(self, *, early: bool = False) -> tuple[bool, int | None]:
+    async def run_alarm(
+        self, deadlines: Deadlines | None = None, *, early: bool = False
+    ) -> tuple[bool, int | None]:
         """Run the alarm if it is due, or ``early``: (whether it ran, when to look again).
 
         The second is None when the object's storage has told the index itself.
+
+        Args:
+            deadlines: limit the time of the handler; an expired one is a counted failure.
+            early: run it whenever it is due.
         """
         attempt = _AlarmAttempt(LATEST_MS if early else self._settings.clock.time_ms())
+        attempt.deadlines = deadlines
+        # Between the handler's end and the note that it failed nothing else is under way.
+        self._alarms_running += 1
+        try:
+            await self._try_alarm(attempt)
+        finally:
+            self._alarms_running -= 1
+            if self.idle:
+                for callback in tuple(self._loop.on_idle):
+                    callback()
+        return attempt.started, attempt.again_ms
+
+    async def _try_alarm(self, attempt: _AlarmAttempt) -> None:
         try:
             await self.deliver(lambda instance: self._alarm_event(instance, attempt))
         except ObjectResetError as exc:
             if attempt.due_ms is None or not attempt.started:
                 raise
             reset = exc
-            counted = not reset.retryable
+            counted = attempt.expired or not reset.retryable
             cause: BaseException = reset
             while cause.__cause__ is not None and not isinstance(cause, Aborted):
                 cause = cause.__cause__
@@ -227,7 +255,6 @@ class Resident:
             await self.deliver(
                 lambda _: self._alarm_failed(attempt, reset, counted=counted, drop=drop)
             )
-        return attempt.started, attempt.again_ms
 
     async def _alarm_event(self, instance: Any, attempt: _AlarmAttempt) -> None:
         session = self._session()
@@ -246,7 +273,8 @@ class Resident:
         assert scheduled is not None
         info = AlarmInvocationInfo(attempt.retries, attempt.retries > 0, from_ms(scheduled))
         try:
-            await self._call_alarm(instance, info)
+            with attempt.limited(session.life):
+                await self._call_alarm(instance, info)
         except BaseException as exc:
             replaced = alarm.replaced
             alarm.end_run()
@@ -315,14 +343,35 @@ class Resident:
         return session
 
 
+# eq=False: an attempt is the key of its own deadline.
 @final
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _AlarmAttempt:
     now_ms: int
     due_ms: int | None = None
     retries: int = 0
     started: bool = False
     again_ms: int | None = None
+    deadlines: Deadlines | None = None
+    expired: bool = False
+
+    @contextmanager
+    def limited(self, life: Life) -> Generator[None, None, None]:
+        """Reset the object when what is done inside lasts longer than a handler may."""
+
+        def expire() -> None:
+            self.expired = life.broken is None
+            life.break_(ObjectResetError(f"{life.name} was reset: {ALARM_TIMED_OUT}"), calls=True)
+
+        deadlines = self.deadlines
+        if deadlines is None:
+            yield
+            return
+        deadlines.start(self, expire)
+        try:
+            yield
+        finally:
+            deadlines.end(self)
 
 
 async def _call_alarm(instance: Any, info: AlarmInvocationInfo) -> None:

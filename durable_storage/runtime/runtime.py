@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import sys
 import types
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -34,14 +35,14 @@ from ..storage.host import Host
 from ..storage.kv_backend import KvBackend, SqliteKvBackend
 from ..storage.legacy.host import AnyHost, LegacyHost
 from ..storage.settings import Durability, Settings
-from .alarms import AlarmScheduler, ObjectAlarms
+from .alarms import TRY_AGAIN_MS, AlarmScheduler, ObjectAlarms
 from .descriptors import places
 from .directory import DataDirectory
 from .migrations import Migration, apply_migrations, remove_deleted
 from .namespace import DurableObjectNamespace
 from .observer import Observer
 from .registry import NamespaceNumber, NamespaceRecord, Registry
-from .resident import Resident
+from .resident import Evicted, Resident
 from .room import Room
 from .snapshots import RuntimeSnapshot, read_directory, write_directory
 from .wrangler import read_wrangler
@@ -63,6 +64,7 @@ class RuntimeOptions(TypedDict, total=False):
     idle_timeout: float
     max_open_objects: int
     history: History | None
+    kv_backend: Callable[[str, str], KvBackend] | None
     faults: Faults | None
 
 
@@ -75,7 +77,8 @@ class Runtime:
 
     Args:
         path: the data directory; made if missing. None: a temporary one, removed at the end.
-        env: given to every object's constructor; default an empty namespace.
+        env: given to every object's constructor; default an object of the runtime's own, on which
+            `namespace` puts every namespace under its name.
         durability: ``"disk"``: an answer leaves once its writes are on stable storage; ``"os"``:
             once they are committed to the operating system, which survives a crash of the process
             but not a power loss.
@@ -89,7 +92,8 @@ class Runtime:
         migrations: the classes' migrations; applied once, in order.
         kv_backend: gives the store of an object of a namespace with ``storage="kv"``, called with
             the namespace's name and the object's id as hex digits whenever the object is opened;
-            default a SQLite file in the directory.
+            default a SQLite file in the directory. A migration that deletes a class removes
+            nothing from a store of your own.
 
     Raises:
         RuntimeInUseError: the directory has another owner.
@@ -124,18 +128,29 @@ class Runtime:
             )
         if max_open_objects < 1:
             raise ArgumentValueError(f"max_open_objects must be positive, got {max_open_objects}")
+        if isinstance(migrations, (str, bytes)) or not isinstance(migrations, Sequence):
+            raise ArgumentTypeError(
+                f"migrations is a list of Migration, got {type(migrations).__name__}"
+            )
+        for migration in cast("Sequence[object]", migrations):
+            if not isinstance(migration, Migration):
+                raise ArgumentTypeError(
+                    f"migrations is a list of Migration, got {type(migration).__name__} in it"
+                )
         self._path = path
         self.observers: list[Observer] = []
+        self._own_env = env is None
         self.env: Any = types.SimpleNamespace() if env is None else env
         self._settings = Settings(
             durability=durability,
-            limits=limits or Limits(),
-            serializer=serializer or MsgpackSerializer(),
-            clock=clock or SystemClock(),
-            history=history or History(retention=datetime.timedelta(days=30)),
+            limits=Limits() if limits is None else limits,
+            serializer=MsgpackSerializer() if serializer is None else serializer,
+            clock=SystemClock() if clock is None else clock,
+            history=History(retention=datetime.timedelta(days=30)) if history is None else history,
             faults=faults,
         )
-        self._idle_timeout = float(idle_timeout)
+        # An int may be too large for a float.
+        self._idle_timeout = float(min(idle_timeout, sys.float_info.max))
         self._max_open = max_open_objects
         self._migrations = tuple(migrations)
         if kv_backend is not None and not callable(kv_backend):
@@ -189,11 +204,7 @@ class Runtime:
             MigrationError: (on entering) a migration cannot be applied; nothing was changed.
         """
         read = read_wrangler(config, environment=environment)
-        given = (
-            dict(cast("Mapping[str, type[DurableObject]]", classes))
-            if isinstance(classes, Mapping)
-            else {each.__name__: each for each in classes}
-        )
+        given = _classes_by_name(classes)
         runtime = cls(path, env=env, migrations=read.migrations, **options)
         for binding in read.bindings:
             if binding.class_name not in given:
@@ -221,9 +232,9 @@ class Runtime:
                 self._settings.limits.queued_seconds,
                 self._close_one_idle,
             )
-            self._deadlines = Deadlines(
-                loop, self._settings.clock, self._settings.limits.critical_section_seconds
-            )
+            limits, clock = self._settings.limits, self._settings.clock
+            self._deadlines = Deadlines(loop, clock, limits.critical_section_seconds)
+            self._alarm_deadlines = Deadlines(loop, clock, limits.alarm_seconds)
             self._open_registry(directory)
         except BaseException:
             if self._registry is not None:
@@ -277,7 +288,9 @@ class Runtime:
     async def close(self) -> None:
         """Let what is under way finish, confirm everything, close everything.
 
-        Events get ten seconds; those that last longer fail with `ObjectResetError`.
+        Events get ten seconds, of real time or of the runtime's clock, whichever pass first: a
+        clock that is moved by hand may stand still by now. Those that last longer fail with
+        `ObjectResetError`.
 
         Raises:
             ObjectResetError: an object's last writes could not be confirmed.
@@ -289,9 +302,7 @@ class Runtime:
         for resident in self._all_residents():
             # Calls from outside now come by open_object(), which refuses them.
             resident.life = None
-        with anyio.move_on_after(SHUTDOWN_SECONDS):
-            await self._alarms.close()
-            await self._quiet()
+        await self._finish_events()
         for resident in self._all_residents():
             life = resident.host.life
             if life is not None and not resident.idle:
@@ -305,6 +316,7 @@ class Runtime:
         while self._changing:
             await next(iter(self._changing.values())).wait()
         self._deadlines.close()
+        self._alarm_deadlines.close()
         self._room.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -323,6 +335,21 @@ class Runtime:
             await self._close_object(number, digits)
         except Exception as exc:
             failures.append(exc)
+
+    async def _finish_events(self) -> None:
+        """Return when nothing is under way, or the time for that is over."""
+        clock = self._settings.clock
+        with anyio.move_on_after(SHUTDOWN_SECONDS):
+            async with anyio.create_task_group() as group:
+
+                async def give_up(deadline: float) -> None:
+                    await clock.sleep_until(deadline)
+                    group.cancel_scope.cancel()
+
+                group.start_soon(give_up, clock.monotonic() + SHUTDOWN_SECONDS)
+                await self._alarms.close()
+                await self._quiet()
+                group.cancel_scope.cancel()
 
     async def _quiet(self) -> None:
         """Return when nothing is under way in any object."""
@@ -481,12 +508,13 @@ class Runtime:
             raise ArgumentTypeError(f"namespace() takes a subclass of DurableObject, got {cls!r}")
         if storage not in ("sqlite", "kv"):
             raise ArgumentValueError(f'storage is "sqlite" or "kv", got {storage!r}')
+        name = cls.__name__ if name is None else _checked_name(name)
         if self.closing:
             raise DurableStorageError(
                 "the runtime is not open: use it inside `async with Runtime(...)`"
             )
         record = self.registry.ensure_namespace(
-            name or cls.__name__,
+            name,
             storage,
             class_name=cls.__name__,
             now_ms=self._settings.clock.time_ms(),
@@ -501,6 +529,8 @@ class Runtime:
         residents = self._residents.setdefault(record.number, {})
         namespace = DurableObjectNamespace(self, cls, record, residents)
         self._namespaces[record.number] = namespace
+        if self._own_env and not self._bindings and not hasattr(self.env, record.name):
+            setattr(self.env, record.name, namespace)
         self._alarms.add_namespace(record.number)
         return namespace
 
@@ -749,5 +779,38 @@ class Runtime:
                 digits, name=known.name, jurisdiction=object_id.jurisdiction
             )
         resident = await self.open_object(namespace, object_id)
-        _, again = await resident.run_alarm()
+        try:
+            _, again = await resident.run_alarm(self._alarm_deadlines)
+        except Evicted:
+            # The runtime is being closed or restored; the alarm is where it was.
+            return self._settings.clock.time_ms() + TRY_AGAIN_MS
         return again
+
+
+def _checked_name(name: object) -> str:
+    if not isinstance(name, str):
+        raise ArgumentTypeError(f"a namespace's name is a str, got {type(name).__name__}")
+    if not name:
+        raise ArgumentValueError("a namespace's name cannot be empty; leave name= out")
+    if "\0" in name or any("\ud800" <= character <= "\udfff" for character in name):
+        raise ArgumentValueError(
+            f"a namespace's name cannot hold NUL or lone surrogates, got {name[:80]!r}"
+        )
+    return name
+
+
+def _classes_by_name(classes: object) -> dict[str, type[DurableObject]]:
+    found: dict[object, object] = {}
+    if isinstance(classes, Mapping):
+        found.update(cast("Mapping[object, object]", classes))
+    elif isinstance(classes, Iterable) and not isinstance(classes, (str, bytes)):
+        for each in cast("Iterable[object]", classes):
+            found[getattr(each, "__name__", None)] = each
+    else:
+        raise ArgumentTypeError(
+            f"classes= takes the classes, or a mapping of them by name, got {classes!r}"
+        )
+    for each in found.values():
+        if not (isinstance(each, type) and issubclass(each, DurableObject)):
+            raise ArgumentTypeError(f"classes= takes subclasses of DurableObject, got {each!r}")
+    return cast("dict[str, type[DurableObject]]", found)
