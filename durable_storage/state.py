@@ -6,12 +6,18 @@ import os
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, TypeVar, cast, final, overload
+from typing import Any, NoReturn, TypeVar, cast, final, overload
 
 import anyio
 
 from .clock import Clock, SystemClock
-from .errors import ArgumentTypeError, DatabaseFileError, ObjectDead, ObjectResetError
+from .errors import (
+    ArgumentTypeError,
+    ArgumentValueError,
+    DatabaseFileError,
+    ObjectDead,
+    ObjectResetError,
+)
 from .gates.critical import CriticalSection
 from .gates.deadlines import Deadlines
 from .gates.delivery import deliver
@@ -105,7 +111,7 @@ class DurableObjectState:
             clock=SystemClock() if clock is None else clock,
             history=History() if history is None else history,
         )
-        return _Opened(os.fspath(path), name, settings, props)
+        return _Opened(_text_path(path), name, settings, props)
 
     # -- events ---------------------------------------------------------------------------
 
@@ -217,7 +223,7 @@ class DurableObjectState:
             else run()
         )
 
-    def abort(self, reason: str | None = None, *, retry_alarm: bool = True) -> None:
+    def abort(self, reason: str | None = None, *, retry_alarm: bool = True) -> NoReturn:
         """Reset the object: uncommitted writes are dropped, withheld results become errors.
 
         Args:
@@ -315,6 +321,18 @@ def new_state(
             alarm_handler=alarm_handler,
         )
     return DurableObjectState(object_id, host, life, storage, loop, settings, props)
+
+
+def _text_path(path: str | os.PathLike[str]) -> str:
+    try:
+        text: object = os.fspath(path)
+    except TypeError:
+        text = None
+    if not isinstance(text, str):
+        raise ArgumentTypeError(f"open() takes a str or a path, got {type(path).__name__}")
+    if not text or "\0" in text:
+        raise ArgumentValueError(f"open() takes the path of a file, got {text!r}")
+    return text
 
 
 @final

@@ -321,6 +321,8 @@ def _text_path(path: str | os.PathLike[str]) -> str:
         raise ArgumentValueError(
             "the data directory is an empty path; pass None for a temporary one"
         )
+    if "\0" in text:
+        raise ArgumentValueError(f"the data directory's path cannot hold NUL, got {text!r}")
     return text
 
 

@@ -6,9 +6,9 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final
 
-from ..errors import ArgumentTypeError
+from ..errors import ArgumentTypeError, ArgumentValueError
 from ..gates.event import EVENT, Frame, drive
-from ..gates.ready import Failed
+from ..gates.ready import Failed, awaited
 from ..ids import (
     DurableObjectId,
     Jurisdiction,
@@ -79,17 +79,30 @@ class DurableObjectNamespace(Generic[O]):
         """The id of the object called ``name``; always the same."""
         return id_from_name(self.record.unique_key, name, self._jurisdiction)
 
-    def id_from_string(self, digits: str) -> DurableObjectId:
+    def id_from_string(self, hex: str) -> DurableObjectId:
         """The id that ``str(id)`` wrote.
 
         Raises:
             ArgumentValueError: not 64 hex digits, or the id of another namespace.
         """
-        return id_from_string(self.record.unique_key, digits, self._jurisdiction)
+        return id_from_string(self.record.unique_key, hex, self._jurisdiction)
 
     def new_unique_id(self, *, jurisdiction: Jurisdiction | None = None) -> DurableObjectId:
-        """The id of an object that does not exist yet."""
-        return new_unique_id(self.record.unique_key, jurisdiction or self._jurisdiction)
+        """The id of an object that does not exist yet.
+
+        Raises:
+            ArgumentValueError: there is no such jurisdiction, or this is the sub-namespace of
+                another.
+        """
+        own = self._jurisdiction
+        if jurisdiction is None:
+            jurisdiction = own
+        elif check_jurisdiction(jurisdiction) != own and own is not None:
+            raise ArgumentValueError(
+                f"new_unique_id(jurisdiction={jurisdiction!r}) of the sub-namespace of {own!r}; "
+                "call it on the whole namespace, or leave the jurisdiction out"
+            )
+        return new_unique_id(self.record.unique_key, jurisdiction)
 
     def get(self, id: DurableObjectId, *, location_hint: LocationHint | None = None) -> O:
         """The stub of an object: its public methods become coroutine functions.
@@ -170,21 +183,31 @@ class Stub:
         )
 
     def __getattr__(self, method: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+        known = self.__dict__.get("_stub")
+        if known is None:
+            # It is being copied, and has nothing yet.
+            raise AttributeError(method)
         namespace: DurableObjectNamespace[Any]
-        namespace, object_id, hint = self.__dict__["_stub"]
+        namespace, object_id, hint = known
         cls = namespace.cls
         if method.startswith("_") or method in _OWN:
             raise AttributeError(
                 f"{cls.__name__}.{method} is not callable from outside: a stub has the object's "
                 "public methods, .id and .name"
             )
-        if not callable(getattr(cls, method, None)):
-            raise AttributeError(  # noqa: TRY004 - what looking up an attribute raises
-                f"{cls.__name__} has no method {method!r}"
-            )
+        if not _is_method(cls, method):
+            raise AttributeError(f"{cls.__name__} has no method {method!r}")
         call = _method(namespace, object_id, hint, method)
         self.__dict__[method] = call
         return call
+
+
+def _is_method(cls: type, name: str) -> bool:
+    # Not by getattr() alone: a class also answers for its metaclass, as type.mro does.
+    if not any(name in vars(base) for base in cls.__mro__):
+        return False
+    found = getattr(cls, name)
+    return callable(found) and not isinstance(found, type)
 
 
 def _method(
@@ -255,6 +278,9 @@ def _method(
         except BaseException as exc:
             loop.current = None
             EVENT.set(None)
+            if not hasattr(coroutine, "send"):
+                # The instance has put something else in the place of its class's method.
+                return await life.resume(frame, drive(frame, awaited(coroutine)))
             return await life.resume(frame, Failed(exc))
         loop.current = None
         return await life.resume(frame, drive(frame, coroutine, yielded))

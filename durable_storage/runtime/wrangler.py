@@ -95,6 +95,10 @@ def read_wrangler(
     if isinstance(config, Mapping):
         path = None
         root = _table(config, "the configuration")
+    elif not isinstance(config, (str, os.PathLike)):
+        raise ArgumentTypeError(
+            f"a configuration is a path or a mapping, got {type(config).__name__}"
+        )
     else:
         path = _find(os.fspath(config))
         root = _table(_parse(path), path)
