@@ -13,7 +13,9 @@ import os
 import queue
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast, final
+
+import anyio
 
 if TYPE_CHECKING:
     from .event import Frame
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Loop", "Signal"]
 
 WORKER_THREADS = 4
+# Of the program or of a coroutine, and no failures of the code that they pass through.
+_ENDINGS: Final = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
 _Job: TypeAlias = "tuple[Loop, Callable[[], object], Callable[[BaseException | None], None]]"
 
@@ -211,10 +215,15 @@ class Loop:
 
     def own_failure(self, exc: BaseException) -> bool:
         """Whether code failed with ``exc`` by itself, and was not cancelled from outside."""
+        if isinstance(exc, Exception):
+            return True
         if isinstance(exc, asyncio.CancelledError) and not self.is_trio:
             task = asyncio.current_task()
             return task is not None and not task.cancelling()
-        return isinstance(exc, Exception)
+        if isinstance(exc, BaseExceptionGroup):
+            group = cast("BaseExceptionGroup[BaseException]", exc)
+            return all(self.own_failure(each) for each in group.exceptions)
+        return not isinstance(exc, (*_ENDINGS, anyio.get_cancelled_exc_class()))
 
     def run_in_thread(
         self, job: Callable[[], object], done: Callable[[BaseException | None], None]

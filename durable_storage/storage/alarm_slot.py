@@ -91,10 +91,6 @@ def alarm_time(when: object, now_ms: int, operation: str = "set_alarm()") -> int
     if isinstance(when, datetime.datetime):
         due = to_ms(when, operation)
     elif isinstance(when, datetime.timedelta):
-        if when < datetime.timedelta(0):
-            raise ArgumentValueError(
-                f"{operation} takes a timedelta from now that is not negative, got {when}"
-            )
         due = now_ms + math.floor(when / datetime.timedelta(milliseconds=1))
     elif isinstance(when, int) and not isinstance(when, bool):
         due = when

@@ -29,6 +29,9 @@ class Handler(DurableObject):
     async def arm(self) -> None:
         await self.ctx.storage.set_alarm(datetime.timedelta(seconds=5))
 
+    async def arm_at(self, when: datetime.datetime | datetime.timedelta | int) -> None:
+        await self.ctx.storage.set_alarm(when)
+
     async def armed(self) -> datetime.datetime | None:
         return await self.ctx.storage.get_alarm()
 
@@ -173,3 +176,37 @@ async def test_no_alarm_is_set_to_2190_or_later() -> None:
         assert await storage.get_alarm() == first - datetime.timedelta(milliseconds=1)
 
     assert await run(does) is not None
+
+
+class Strange(BaseException):
+    """Neither an Exception nor anybody's cancellation."""
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [Strange(), BaseExceptionGroup("several", [Strange(), ValueError()])],
+    ids=["alone", "in a group"],
+)
+async def test_whatever_it_raises_is_a_failure(failure: BaseException) -> None:
+    async def fail(handler: Any) -> None:
+        raise failure
+
+    await run(fail, 5, 5)
+    assert Handler.retries == [0, 1]
+
+
+async def test_a_time_before_now_means_now_however_it_is_given() -> None:
+    clock = ManualClock()
+    second = datetime.timedelta(seconds=1)
+    given = (-second, clock.now - second, int((clock.now - second).timestamp() * 1000))
+    for index, when in enumerate(given):
+        Handler.retries = []
+
+        async def again(handler: Any) -> None: ...
+
+        Handler.does = staticmethod(again)  # type: ignore[assignment]
+        async with Runtime(clock=clock) as runtime:
+            handler = runtime.namespace(Handler).get_by_name(str(index))
+            await handler.arm_at(when)
+            await clock.advance(0)
+            assert Handler.retries == [0]
