@@ -216,6 +216,10 @@ class Database:
 
     def rollback_to(self, depth: int) -> None:
         """Undo what was done since the savepoint, and remove it."""
+        if self._schema_changed:
+            # A full-text table that was created since keeps what it still has to write until the
+            # commit, which then fails; another savepoint lets it write that before it goes.
+            self._control(own(f"SAVEPOINT s{depth + 1}"))
         self._control(own(f"ROLLBACK TO s{depth}"))
         self._control(own(f"RELEASE s{depth}"))
         self._after_rollback()

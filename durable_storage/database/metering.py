@@ -403,6 +403,9 @@ def _unlikely(program: Program) -> Iterable[tuple[Weights, float]]:
         name = op.name
         if (name == "Halt" and op.p1) or name == "MustBeInt":  # an error
             yield program.jumps(i), 1000.0
+        elif name == "Le" and ops[i + 1].name == "OpenWrite":
+            # AUTOINCREMENT wrote a row, so that its sequence has to follow.
+            yield program.jumps(i), 1000.0
         elif name == "NotNull" and ops[i + 1].name in ("HaltIfNull", "Halt", "NewRowid"):
             yield program.falls(i), 500.0
         elif name == "NoConflict":

@@ -169,3 +169,11 @@ def test_left_joins_and_groups_are_counted(numbers: Rig) -> None:
     grouped = numbers.exec("SELECT t, count(*) FROM b GROUP BY t")
     assert len(grouped.to_array()) == 5
     assert grouped.rows_read == 20
+
+
+def test_the_sequence_of_autoincrement_is_a_row_written(rig: Rig) -> None:
+    rig.exec("CREATE TABLE a(id INTEGER PRIMARY KEY AUTOINCREMENT, v)")
+    rig.exec("CREATE TABLE b(id INTEGER PRIMARY KEY AUTOINCREMENT, v)")
+    for table in ("a", "b"):
+        assert rig.exec(f"INSERT INTO {table}(v) VALUES (1)").rows_written == 2
+        assert rig.exec(f"INSERT INTO {table}(v) VALUES (1), (2), (3)").rows_written == 4

@@ -199,3 +199,16 @@ def test_use_after_closing_is_a_clear_error(table: Rig) -> None:
     with pytest.raises(SqlError, match="closed"):
         table.database.kv_get("k")
     assert not table.database.in_transaction
+
+
+def test_a_full_text_table_that_is_rolled_back_does_not_fail_the_commit(table: Rig) -> None:
+    table.begin()
+    table.database.savepoint(0)
+    table.exec("CREATE VIRTUAL TABLE f USING fts5(a)")
+    table.exec("INSERT INTO f VALUES ('one')")
+    assert table.rows("SELECT a FROM f WHERE f MATCH 'one'") == [("one",)]
+    table.database.rollback_to(0)
+    table.exec("CREATE TABLE kept(a)")
+    table.commit()
+    names = "SELECT name FROM sqlite_master WHERE name IN ('f', 'f_data', 'kept')"
+    assert table.rows(names) == [("kept",)]
