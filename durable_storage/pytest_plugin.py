@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import asynccontextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +110,7 @@ def durable_runtime(
         with get_runner(backend, options) as runner:
             yield from runner.run_asyncgen_fixture(_open, arguments)
     elif request.config.pluginmanager.has_plugin("asyncio"):
-        yield request.getfixturevalue("_durable_runtime_asyncio")
+        yield request.getfixturevalue(f"_durable_runtime_{_loop_scope(request)}")
     else:
         pytest.fail(NEEDS_ASYNC, pytrace=False)
 
@@ -129,10 +130,42 @@ async def _open(
         yield runtime
 
 
+def _loop_scope(request: pytest.FixtureRequest) -> str:
+    """Whose event loop pytest-asyncio runs the test on; a runtime works on its own loop only."""
+    item: pytest.Item = request.node
+    marker = item.get_closest_marker("asyncio")
+    options: Mapping[str, object] = {} if marker is None else marker.kwargs
+    try:
+        default: object = request.config.getini("asyncio_default_test_loop_scope")
+    except (KeyError, ValueError):
+        default = None
+    return str(options.get("loop_scope") or options.get("scope") or default or "function")
+
+
+def _declare(scope: str) -> None:
+    async def opened(
+        request: pytest.FixtureRequest,
+        durable_clock: ManualClock,
+        durable_faults: FaultInjector,
+        durable_options: dict[str, Any],
+    ) -> AsyncGenerator[Runtime]:
+        opening = asynccontextmanager(_open)
+        async with opening(request, durable_clock, durable_faults, durable_options) as runtime:
+            yield runtime
+
+    # In its strict mode pytest-asyncio runs only the fixtures that it was given.
+    asyncio: Any = importlib.import_module("pytest_asyncio")
+    name = f"_durable_runtime_{scope}"
+    try:
+        globals()[name] = asyncio.fixture(name=name, loop_scope=scope)(opened)
+    except TypeError:
+        # Versions before 0.24 have one loop for each test.
+        globals()[name] = asyncio.fixture(name=name)(opened)
+
+
 if importlib.util.find_spec("pytest_asyncio") is not None:
-    # In its strict mode it runs only the fixtures that it was given.
-    _asyncio: Any = importlib.import_module("pytest_asyncio")
-    _durable_runtime_asyncio = _asyncio.fixture(name="_durable_runtime_asyncio")(_open)
+    for _scope in ("function", "class", "module", "package", "session"):
+        _declare(_scope)
 
 
 @pytest.fixture

@@ -139,8 +139,8 @@ class Runtime:
                 )
         self._path = path
         self.observers: list[Observer] = []
-        self._own_env = env is None
-        self.env: Any = types.SimpleNamespace() if env is None else env
+        self._own_env = types.SimpleNamespace()
+        self.env: Any = self._own_env if env is None else env
         self._settings = Settings(
             durability=durability,
             limits=Limits() if limits is None else limits,
@@ -529,8 +529,12 @@ class Runtime:
         residents = self._residents.setdefault(record.number, {})
         namespace = DurableObjectNamespace(self, cls, record, residents)
         self._namespaces[record.number] = namespace
-        if self._own_env and not self._bindings and not hasattr(self.env, record.name):
-            setattr(self.env, record.name, namespace)
+        if (
+            self.env is self._own_env
+            and not self._bindings
+            and not hasattr(self._own_env, record.name)
+        ):
+            setattr(self._own_env, record.name, namespace)
         self._alarms.add_namespace(record.number)
         return namespace
 

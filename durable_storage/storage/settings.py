@@ -44,5 +44,7 @@ class Settings:
             # A class has the methods of its instances.
             if isinstance(value, type) or not isinstance(value, kind):
                 raise ArgumentTypeError(f"{name}= takes a {kind.__name__}, got {value!r}")
+        if self.faults is not None and not callable(getattr(self.faults, "before", None)):
+            raise ArgumentTypeError(f"faults= takes a FaultInjector, got {self.faults!r}")
         if self.durability not in ("disk", "os"):
             raise ArgumentValueError(f'durability is "disk" or "os", got {self.durability!r}')

@@ -34,6 +34,8 @@ __all__ = ["ManualClock"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_SPAN_MAX = 10**17
+"""Microseconds; a little more than three thousand years."""
 
 _SETTLE_TURNS = 64
 """Turns of the event loop that woken tasks get before time moves on, at most."""
@@ -42,6 +44,8 @@ _QUIET_TURNS = 6
 
 
 def _wall_microseconds(moment: datetime) -> int:
+    if not isinstance(moment, datetime):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ArgumentTypeError(f"ManualClock takes an aware datetime, got {type(moment).__name__}")
     if moment.tzinfo is None or moment.utcoffset() is None:
         raise ArgumentValueError(
             "ManualClock takes an aware datetime, such as datetime(2026, 1, 1, tzinfo=UTC); "
@@ -147,7 +151,14 @@ class ManualClock:
         self._watchers.append(weakref.WeakMethod(changed))
 
     async def advance(
-        self, delta: timedelta | float | None = None, *, seconds: float | None = None
+        self,
+        delta: timedelta | float | None = None,
+        *,
+        days: float | None = None,
+        hours: float | None = None,
+        minutes: float | None = None,
+        seconds: float | None = None,
+        milliseconds: float | None = None,
     ) -> None:
         """Move time forward, waking every sleeper on the way at its own moment.
 
@@ -155,15 +166,28 @@ class ManualClock:
         only lets what is due already run.
 
         Args:
-            delta: the span, as a ``timedelta`` or in seconds.
-            seconds: the same in seconds; give one of the two.
+            delta: the span, as a ``timedelta`` or in seconds; or give it by the other arguments,
+                which add up.
+            days: of 24 hours.
+            hours: of 60 minutes.
+            minutes: of 60 seconds.
+            seconds: the seconds of the span.
+            milliseconds: the milliseconds of the span.
 
         Raises:
-            ArgumentTypeError: neither or both of the spans were given, or not a number.
+            ArgumentTypeError: no span was given or two were, or not a number.
             ArgumentValueError: the span is negative; time never goes back (see ``set_wall``).
             ConcurrencyError: another task is advancing this clock.
         """
-        target = self._passed + _span_microseconds(delta, seconds)
+        units = {
+            "days": days,
+            "hours": hours,
+            "minutes": minutes,
+            "seconds": seconds,
+            "milliseconds": milliseconds,
+        }
+        given = {unit: number for unit, number in units.items() if number is not None}
+        target = self._passed + _span_microseconds(delta, given)
         if self._advancing:
             raise ConcurrencyError("advance(): another task is advancing this clock")
         self._advancing = True
@@ -224,23 +248,31 @@ def _others_runnable() -> bool:
     return ready is None or bool(ready)
 
 
-def _span_microseconds(delta: timedelta | float | None, seconds: float | None) -> int:
-    if (delta is None) == (seconds is None):
-        raise ArgumentTypeError("advance() takes a timedelta or seconds=, and only one of them")
+def _span_microseconds(delta: timedelta | float | None, units: dict[str, float]) -> int:
+    if (delta is None) == (not units):
+        raise ArgumentTypeError(
+            "advance() takes a timedelta, a number of seconds, or keywords such as days=, and only "
+            "one of the three"
+        )
     if isinstance(delta, timedelta):
         span = delta // _MICROSECOND
     else:
-        number = seconds if delta is None else delta
-        if isinstance(number, bool) or not isinstance(number, (int, float)):
-            raise ArgumentTypeError(
-                f"advance() takes a timedelta or a number of seconds, got {type(number).__name__}"
-            )
-        if not abs(number) < 1e11:
-            raise ArgumentValueError(f"advance() takes a finite span, got {number!r} seconds")
-        span = round(number * 1e6)
+        numbers: dict[str, object] = {**units} if delta is None else {"seconds": delta}
+        span = sum(_microseconds(unit, number) for unit, number in numbers.items())
     if span < 0:
         raise ArgumentValueError(
             f"advance() takes a span that is not negative, got {span / 1e6} seconds; "
             "set_wall() moves the wall clock back"
         )
     return span
+
+
+def _microseconds(unit: str, number: object) -> int:
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
+        raise ArgumentTypeError(
+            f"advance() takes a timedelta or a number of {unit}, got {type(number).__name__}"
+        )
+    one = timedelta(**{unit: 1}) // _MICROSECOND
+    if not abs(number) < _SPAN_MAX // one:
+        raise ArgumentValueError(f"advance() takes a finite span, got {number!r} {unit}")
+    return round(number * one)

@@ -32,6 +32,7 @@ from ..runtime.namespace import Stub
 from ..runtime.resident import Resident
 from ..runtime.runtime import Runtime
 from ..runtime.snapshots import RuntimeSnapshot, SavedFile, write_directory
+from .objects import native
 
 __all__ = ["Announced", "Fault", "FaultInjector", "Hold", "Operation"]
 
@@ -149,11 +150,13 @@ class FaultInjector:
             error: what it fails with, an ``OSError`` or its number.
             path: only operations on files whose path matches.
         """
-        raised = error if isinstance(error, OSError) else None
-        number = error if isinstance(error, int) else errors.EIO
+        if isinstance(error, bool) or not isinstance(error, (OSError, int)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ArgumentTypeError(
+                f"error is an OSError or its number, got {type(error).__name__}"
+            )
 
         def strike(at: str) -> None:
-            raise raised or OSError(number, os.strerror(number), at)
+            raise OSError(error, os.strerror(error), at) if isinstance(error, int) else error
 
         return self._ask((operation,), nth, times, path, strike)
 
@@ -167,6 +170,9 @@ class FaultInjector:
         path: str | None = None,
     ) -> Fault:
         """Make the ``nth`` operation from now take longer, in real time; see also `hold`."""
+        _check_number("seconds", seconds)
+        if not 0 <= seconds < math.inf:
+            raise ArgumentValueError(f"delay() takes a finite time, got {seconds} seconds")
         return self._ask((operation,), nth, times, path, lambda _: time.sleep(seconds))
 
     def fill_disk(self, after_bytes: int = 0, *, path: str | None = None) -> Fault:
@@ -175,6 +181,7 @@ class FaultInjector:
         The operation that finds the disk full is refused with ``ENOSPC``, as is every later one
         until `clear`. The growth is that of every directory in which something was announced.
         """
+        _check_number("after_bytes", after_bytes, whole=True)
         if after_bytes < 0:
             raise ArgumentValueError(f"fill_disk() takes no negative size, got {after_bytes}")
         limit = self._disk.used_bytes() + after_bytes
@@ -240,6 +247,10 @@ class FaultInjector:
                 raise ArgumentValueError(
                     f"unknown operation {operation!r}; known are {', '.join(_OPERATIONS)}"
                 )
+        _check_number("nth", nth, whole=True)
+        _check_number("times", times, whole=times != math.inf)
+        if path is not None and not isinstance(path, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ArgumentTypeError(f"path is a pattern, got {type(path).__name__}")
         if nth < 1 or times < 1:
             raise ArgumentValueError(f"nth and times count from 1, got {nth} and {times}")
         fault = Fault(operations, path, nth, times, strike)
@@ -435,6 +446,12 @@ class Hold:
         self.release()
 
 
+def _check_number(name: str, number: object, *, whole: bool = False) -> None:
+    if isinstance(number, bool) or not isinstance(number, int if whole else (int, float)):
+        kind = "an int" if whole else "a number"
+        raise ArgumentTypeError(f"{name} is {kind}, got {type(number).__name__}")
+
+
 # -- what the disk holds ------------------------------------------------------------------
 
 
@@ -543,6 +560,7 @@ def _below(root: str, image: RuntimeSnapshot) -> RuntimeSnapshot:
 
 
 def _residents(target: object) -> list[Resident]:
+    target = native(target)
     if isinstance(target, Runtime):
         return target._all_residents()  # pyright: ignore[reportPrivateUsage]
     if isinstance(target, Stub):

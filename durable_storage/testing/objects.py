@@ -24,9 +24,15 @@ T = TypeVar("T")
 O = TypeVar("O", bound=DurableObject)  # noqa: E741 - the object's class
 
 
+def native(value: object) -> object:
+    """What an object of `durable_storage.workers` stands for; anything else is itself."""
+    return getattr(value, "_native", value)
+
+
 def _parts(
     stub: object, operation: str
 ) -> tuple[Runtime, DurableObjectNamespace[Any], DurableObjectId]:
+    stub = native(stub)
     if not isinstance(stub, Stub):
         raise ArgumentTypeError(f"{operation} takes a stub, got {type(stub).__name__}")
     namespace, object_id, _ = stub.__dict__["_stub"]
@@ -46,6 +52,10 @@ async def run_in_durable_object(stub: Any, callback: Callable[[Any, Any], Any]) 
         stub: the object's stub.
         callback: sync or async.
     """
+    if not callable(callback):
+        raise ArgumentTypeError(
+            f"run_in_durable_object() takes a callback, got {type(callback).__name__}"
+        )
     runtime, namespace, object_id = _parts(stub, "run_in_durable_object()")
     resident = await runtime.open_object(namespace, object_id)
     return await resident.deliver(lambda instance: callback(instance, instance.ctx))
@@ -75,6 +85,10 @@ async def evict_durable_object(stub: object) -> None:
 
 async def evict_all_durable_objects(runtime: Runtime) -> int:
     """Close every object that is idle; how many were."""
+    if not isinstance(runtime, Runtime):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ArgumentTypeError(
+            f"evict_all_durable_objects() takes a Runtime, got {type(runtime).__name__}"
+        )
     return await runtime.evict_all()
 
 
@@ -82,4 +96,9 @@ async def list_durable_object_ids(
     namespace: DurableObjectNamespace[Any],
 ) -> list[DurableObjectId]:
     """The ids of every object of the namespace that was ever used."""
-    return [each async for each in namespace.list_ids()]
+    known = native(namespace)
+    if not isinstance(known, DurableObjectNamespace):
+        raise ArgumentTypeError(
+            f"list_durable_object_ids() takes a namespace, got {type(namespace).__name__}"
+        )
+    return [each async for each in known.list_ids()]

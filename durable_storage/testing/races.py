@@ -96,6 +96,9 @@ def _decorate(
 ) -> Callable[..., Coroutine[Any, Any, None]]:
     if not inspect.iscoroutinefunction(test):
         raise ArgumentTypeError(f"find_races() takes an async function, got {test!r}")
+    for name, number in (("seeds", seeds), ("seed", seed)):
+        if isinstance(number, bool) or not isinstance(number, (int, type(None))):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ArgumentTypeError(f"{name} is an int, got {type(number).__name__}")
     if seeds < 1:
         raise ArgumentValueError(f"find_races() takes at least one seed, got seeds={seeds}")
 
@@ -126,7 +129,10 @@ def _decorate(
 def _chosen(seeds: int, seed: int | None) -> range:
     given = os.environ.get(SEED_VARIABLE)
     if given:
-        seed = int(given)
+        try:
+            seed = int(given)
+        except ValueError:
+            raise ArgumentValueError(f"{SEED_VARIABLE} is a number, got {given!r}") from None
     return range(seeds) if seed is None else range(seed, seed + 1)
 
 

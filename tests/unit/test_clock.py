@@ -65,7 +65,14 @@ async def test_a_manual_clock_starts_in_the_present_in_whole_milliseconds() -> N
 
 @pytest.mark.parametrize(
     ("args", "kwargs"),
-    [((timedelta(seconds=90),), {}), ((90,), {}), ((), {"seconds": 90.0})],
+    [
+        ((timedelta(seconds=90),), {}),
+        ((90,), {}),
+        ((), {"seconds": 90.0}),
+        ((), {"minutes": 1.5}),
+        ((), {"minutes": 1, "seconds": 29, "milliseconds": 1000}),
+        ((), {"days": 1, "hours": -24, "seconds": 90}),
+    ],
 )
 async def test_advance_moves_both_clocks(args: tuple[float], kwargs: dict[str, float]) -> None:
     clock = ManualClock(START)
@@ -255,11 +262,12 @@ async def test_two_spans_at_once_are_refused() -> None:
         await ManualClock().advance(timedelta(1), seconds=1)
 
 
-@pytest.mark.parametrize("span", [-1, math.inf, math.nan])
-async def test_time_moves_only_forward_and_by_a_finite_span(span: float) -> None:
+@pytest.mark.parametrize("span", [-1, math.inf, math.nan, 1e300, 10**400])
+@pytest.mark.parametrize("unit", [None, "days", "hours", "minutes", "seconds", "milliseconds"])
+async def test_time_moves_only_forward_and_by_a_finite_span(span: float, unit: str | None) -> None:
     clock = ManualClock(START)
     with pytest.raises(ArgumentValueError):
-        await clock.advance(span)
+        await (clock.advance(span) if unit is None else clock.advance(**{unit: span}))
     assert clock.now == START
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
+from collections.abc import Callable
+from typing import Any
 
 import anyio
 import pytest
@@ -289,3 +292,35 @@ async def test_an_error_of_the_call_passes_through_assert_withheld(
     durable_faults.fail("commit")
     with pytest.raises(ObjectResetError):
         await durable_faults.assert_withheld(counter.increment())
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda faults: faults.fail("commit", nth=1.5),
+        lambda faults: faults.fail("commit", nth=True),
+        lambda faults: faults.fail("commit", times=1.5),
+        lambda faults: faults.fail("commit", times="all"),
+        lambda faults: faults.fail("commit", error="EIO"),
+        lambda faults: faults.fail("commit", error=False),
+        lambda faults: faults.fail("commit", path=b"*"),
+        lambda faults: faults.delay("commit", seconds="1"),
+        lambda faults: faults.fill_disk("1"),
+        lambda faults: faults.fill_disk(0.5),
+        lambda faults: faults.lose_power("commit", nth="1"),
+    ],
+)
+def test_what_is_no_number_error_or_pattern_is_refused(ask: Callable[[Any], object]) -> None:
+    with pytest.raises(ArgumentTypeError):
+        ask(FaultInjector())
+
+
+@pytest.mark.parametrize("seconds", [-1, math.inf, math.nan])
+def test_a_delay_is_finite_and_not_negative(seconds: float) -> None:
+    with pytest.raises(ArgumentValueError, match="finite time"):
+        FaultInjector().delay("commit", seconds=seconds)
+
+
+async def test_a_runtime_takes_no_other_injector() -> None:
+    with pytest.raises(ArgumentTypeError, match="FaultInjector"):
+        Runtime(faults=0)  # type: ignore[arg-type]

@@ -132,6 +132,40 @@ class TestWithPytestAsyncio:
         )
         run(project, *mode(name)).assert_outcomes(passed=1)
 
+    @pytest.mark.parametrize("name", ["strict", "auto"])
+    @pytest.mark.parametrize("default", ["function", "session"])
+    def test_it_is_on_the_loop_of_the_test(
+        self, project: pytest.Pytester, name: str, default: str
+    ) -> None:
+        project.makepyfile(
+            test_it="""
+            import pytest
+            from objects import Counter
+
+            async def count(runtime):
+                assert await runtime.namespace(Counter).get_by_name("main").increment() == 1
+
+            @pytest.mark.asyncio
+            async def test_default(durable_runtime):
+                await count(durable_runtime)
+
+            @pytest.mark.asyncio(loop_scope="function")
+            async def test_function(durable_runtime):
+                await count(durable_runtime)
+
+            @pytest.mark.asyncio(loop_scope="module")
+            async def test_module(durable_runtime):
+                await count(durable_runtime)
+
+            @pytest.mark.asyncio(loop_scope="session")
+            class TestAll:
+                async def test_session(self, durable_runtime):
+                    await count(durable_runtime)
+            """
+        )
+        options = (*mode(name), "-o", f"asyncio_default_test_loop_scope={default}")
+        run(project, *options).assert_outcomes(passed=4)
+
     def test_anyio_tests_work_beside_its_strict_mode(self, project: pytest.Pytester) -> None:
         project.makepyfile(test_it=ANYIO_TEST)
         run(project, *mode("strict")).assert_outcomes(passed=6)

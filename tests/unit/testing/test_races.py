@@ -155,6 +155,15 @@ async def test_a_single_seed_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(runs) == 5
 
 
+async def test_a_chosen_seed_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    @find_races
+    async def test(runtime: Runtime) -> None: ...
+
+    monkeypatch.setenv("DURABLE_STORAGE_SEED", "first")
+    with pytest.raises(ArgumentValueError, match="DURABLE_STORAGE_SEED"):
+        await test()
+
+
 async def test_every_seed_starts_with_an_empty_runtime() -> None:
     @find_races(seeds=3)
     async def check(runtime: Runtime) -> None:
@@ -201,6 +210,9 @@ async def test_wrong_use_is_refused() -> None:
     wrong: list[Callable[[], object]] = [
         lambda: find_races(sync),  # type: ignore[type-var, arg-type]
         lambda: find_races(without),  # type: ignore[arg-type]
+        lambda: find_races(seeds="5")(fine),  # type: ignore[call-overload]
+        lambda: find_races(seeds=True)(fine),
+        lambda: find_races(seed=0.5)(fine),  # type: ignore[call-overload]
     ]
     for use in wrong:
         with pytest.raises(ArgumentTypeError):

@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 
 from durable_storage import DurableObjectState, History, ObjectResetError, Runtime, workers
-from durable_storage.testing import ManualClock, run_in_durable_object
+from durable_storage.testing import (
+    FaultInjector,
+    ManualClock,
+    evict_durable_object,
+    list_durable_object_ids,
+    run_durable_object_alarm,
+    run_in_durable_object,
+)
 from durable_storage.workers import bindings
 
 with workers.installed():
@@ -43,7 +50,7 @@ def env(runtime: Runtime) -> workers.Env:
 
 
 def clock_of(runtime: Runtime) -> ManualClock:
-    clock = runtime._settings.clock
+    clock = runtime.clock
     assert isinstance(clock, ManualClock)
     return clock
 
@@ -201,6 +208,21 @@ async def test_names_in_snake_case_work_too(runtime: Runtime) -> None:
             _ = instance.ctx.storage.no_such_name
 
     await run_in_durable_object(stub, look)
+
+
+async def test_the_testing_kit_takes_what_env_gives() -> None:
+    faults = FaultInjector()
+    async with Runtime(clock=ManualClock(), faults=faults) as runtime:
+        bound: Any = workers.bind(runtime, TICKER=vault.Ticker)
+        stub = bound.TICKER.getByName("t")
+        await stub.start()
+        digits: Any = await run_in_durable_object(stub, lambda instance, _: instance.ctx.id)
+        assert digits.toString() == stub.id.toString()
+        faults.assert_confirmed(stub)
+        assert await run_durable_object_alarm(stub)
+        await evict_durable_object(stub)
+        assert [each.name for each in await list_durable_object_ids(bound.TICKER)] == ["t"]
+        assert await stub.seen() == [[0, False]]
 
 
 async def test_the_entrypoint_and_its_background_work(env: Any) -> None:
