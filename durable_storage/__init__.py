@@ -34,6 +34,7 @@ from .runtime.resident import AlarmInvocationInfo
 from .runtime.runtime import Runtime
 from .serializers import JsonSerializer, MsgpackSerializer, PickleSerializer, Serializer
 from .state import DurableObjectState
+from .storage.kv_backend import KvBackend, PartialDeleteError, SqliteKvBackend
 from .storage.sql import SqlStorage
 from .storage.storage import DurableObjectStorage
 from .storage.sync_kv import SyncKvStorage
@@ -59,6 +60,7 @@ __all__ = [
     "DurableStorageError",
     "History",
     "JsonSerializer",
+    "KvBackend",
     "LimitExceededError",
     "Limits",
     "Migration",
@@ -67,6 +69,7 @@ __all__ = [
     "ObjectDead",
     "ObjectResetError",
     "OverloadedError",
+    "PartialDeleteError",
     "PickleSerializer",
     "Runtime",
     "RuntimeInUseError",
@@ -74,6 +77,7 @@ __all__ = [
     "SqlError",
     "SqlStorage",
     "SqlStorageCursor",
+    "SqliteKvBackend",
     "SyncKvStorage",
     "SystemClock",
     "TransactionError",

@@ -30,20 +30,29 @@ class Limits:
     statement_size_max_bytes: int = 100_000
     """Length of the SQL text of one ``exec``, in UTF-8."""
     function_arguments: int = 32
+    """Arguments of a function in SQL."""
     like_pattern_size_max_bytes: int = 50
     """Length of the pattern of LIKE and GLOB, in UTF-8."""
     value_size_max_bytes: int = 2_097_152
     """A string, a BLOB, a row; a key and its value together."""
     database_size_max_bytes: int = 10 * 1024**3
+    """An object's database."""
     compound_select_terms: int = 5
+    """SELECTs joined by UNION, INTERSECT and EXCEPT."""
     expression_depth: int = 100
+    """Levels of an expression in SQL."""
     trigger_depth: int = 10
+    """Triggers that set off each other."""
     keys_per_call: int = 128
+    """Keys of one ``get()``, ``put()`` or ``delete()``."""
     legacy_key_size_max_bytes: int = 2048
+    """A key, on the legacy backend."""
     legacy_value_size_max_bytes: int = 131_072
+    """A value, on the legacy backend."""
     nesting_depth: int = 64
     """Critical sections and transactions inside each other."""
     critical_section_seconds: float = 30.0
+    """How long ``block_concurrency_while()`` may last before the object is reset."""
     alarm_seconds: float = 900.0
     """How long one try of an alarm's handler may last before the object is reset."""
     queued_events: int = 10_000

@@ -23,6 +23,7 @@ from pathlib import Path
 import pytest
 
 import durable_storage
+import durable_storage.integrations
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -84,6 +85,21 @@ def test_the_code_on_the_page_runs(
             with pytest.raises(BaseException) as caught:
                 block.run(module, runner)
             assert expected[1] in [kind.__name__ for kind in type(caught.value).__mro__]
+
+
+def test_the_reference_has_every_module_that_is_imported_by_its_name() -> None:
+    described = {
+        name
+        for page in (ROOT / "docs" / "reference").glob("*.md")
+        for name in re.findall(r"automodule:: (\S+)", page.read_text(encoding="utf-8"))
+    }
+    integrations = pkgutil.iter_modules(durable_storage.integrations.__path__)
+    assert described == {
+        "durable_storage",
+        *(f"durable_storage.{name}" for name in ("migrate", "schedule", "sync")),
+        *(f"durable_storage.{name}" for name in ("testing", "workers")),
+        *(f"durable_storage.integrations.{module.name}" for module in integrations),
+    }
 
 
 def _modules() -> list[str]:

@@ -111,14 +111,14 @@ def the_way_of_an_event() -> None:
         720, 400, "The way of an event: in through the input gate, out through the output gate"
     )
     top, low, tall = 40, 175, 74
-    p.box(24, top, 96, tall, "caller")
+    p.box(24, top, 84, tall, "caller")
     p.box(164, top, 130, tall, "input gate", "one step at a time", kind="gate")
     p.box(338, top, 150, tall, "your method", "runs step by step")
     p.box(532, top, 164, tall, "ctx.storage", "SQL and key-value")
-    p.way((120, top + 37), (162, top + 37))
+    p.way((108, top + 37), (162, top + 37))
     p.way((294, top + 37), (336, top + 37))
     p.way((488, top + 37), (530, top + 37))
-    p.text(141, top + 24, "call", "small")
+    p.text(135, top + 24, "call", "small")
 
     p.way((614, top + tall), (614, low - 2))
     p.text(606, top + tall + 35, "end of the step", "small", RIGHT)
@@ -126,11 +126,11 @@ def the_way_of_an_event() -> None:
     p.box(532, low, 164, tall, "commit", "survives a crash", "of the process")
     p.box(338, low, 150, tall, "confirm", "one fdatasync", "for all who wait")
     p.box(164, low, 130, tall, "output gate", "withholds results", kind="gate")
-    p.box(24, low, 96, tall, "caller")
+    p.box(24, low, 84, tall, "caller")
     p.way((532, low + 37), (490, low + 37))
     p.way((338, low + 37), (296, low + 37))
-    p.way((164, low + 37), (122, low + 37))
-    p.text(143, low + 24, "result", "small")
+    p.way((164, low + 37), (110, low + 37))
+    p.text(136, low + 24, "result", "small")
     # The result itself goes from the method straight to the gate, and waits there.
     p.way((390, top + tall), (390, low - 24), (229, low - 24), (229, low - 2))
     p.text(310, low - 32, "result", "small")

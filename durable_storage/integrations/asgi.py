@@ -105,4 +105,4 @@ async def _reset(request: Request, error: Exception) -> Response:
 exception_handlers: Final[
     dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]]
 ] = {OverloadedError: _unavailable, ObjectResetError: _reset}
-"""What an application answers when an object cannot: 503 where trying again helps, else 500."""
+"""What an application answers when an object cannot (503 where trying again helps, else 500)."""

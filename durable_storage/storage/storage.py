@@ -59,6 +59,10 @@ class DurableObjectStorage:
     Options that every operation takes where Cloudflare's does: ``allow_concurrency`` has no effect
     on SQLite, whose reads never wait; ``no_cache`` keeps the value out of the read cache;
     ``allow_unconfirmed`` lets answers leave before this write is confirmed.
+
+    Attributes:
+        sql: the object's SQL.
+        kv: the same keys and values, with plain functions.
     """
 
     __slots__ = ("_alarm_handler", "_bookmarks", "_limits", "_now_ms", "_session", "kv", "sql")
