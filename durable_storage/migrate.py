@@ -7,13 +7,13 @@ numbered from 1. A step and its row are written in one ``transaction_sync``.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Generator, Sequence
+from typing import Final, Never, final
 
 from .errors import ArgumentTypeError, ArgumentValueError, MigrationError
 from .storage.storage import DurableObjectStorage
 
-__all__ = ["Step", "migrate"]
+__all__ = ["Applied", "Step", "migrate"]
 
 Step = str | Callable[[DurableObjectStorage], object]
 """SQL (one or more statements), or a synchronous function that is given the storage."""
@@ -21,12 +21,21 @@ Step = str | Callable[[DurableObjectStorage], object]
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
+@final
+class Applied(int):
+    """How many steps were applied. It may be awaited, as what operations of storage return."""
+
+    def __await__(self) -> Generator[Never, None, int]:
+        yield from ()
+        return int(self)
+
+
 def migrate(
     storage: DurableObjectStorage, steps: Sequence[Step], *, table: str = "_schema_migrations"
-) -> int:
+) -> Applied:
     """Apply the steps that this object has not seen yet; return how many that were.
 
-    Synchronous, so a constructor can call it, and every event finds the new schema::
+    The call does the work, so a constructor can make it, and every event finds the new schema::
 
         class Room(DurableObject):
             def __init__(self, ctx, env):
@@ -75,7 +84,7 @@ def migrate(
         except BaseException as exc:
             exc.add_note(f"in step {number} of {len(steps)} of migrate()")
             raise
-    return len(steps) - version
+    return Applied(len(steps) - version)
 
 
 def _version(storage: DurableObjectStorage, table: str) -> int:

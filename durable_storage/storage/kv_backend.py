@@ -32,10 +32,13 @@ class PartialDeleteError(DurableStorageError):
     """A store could delete only a part of an object's keys; deleting again may do the rest.
 
     Attributes:
-        remaining: how many keys are left, ``None`` if the store cannot say.
+        remaining: how many keys are left, ``None`` if the store cannot say; the message says it
+            too.
     """
 
     def __init__(self, message: str, *, remaining: int | None = None) -> None:
+        if remaining is not None and str(remaining) not in message:
+            message = f"{message}; {remaining} keys are left"
         super().__init__(message)
         self.remaining = remaining
 

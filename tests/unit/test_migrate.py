@@ -95,6 +95,14 @@ async def test_it_runs_in_block_concurrency_while(tmp_path: Path) -> None:
         assert len(ctx.storage.sql.exec("SELECT * FROM message").to_array()) == 1
 
 
+async def test_its_result_may_be_awaited(tmp_path: Path) -> None:
+    async with DurableObjectState.open(tmp_path / "room.sqlite") as ctx:
+        assert await migrate(ctx.storage, [CREATE]) == 1
+        assert await ctx.block_concurrency_while(lambda: migrate(ctx.storage, [CREATE, ADD])) == 1
+        applied = await ctx.run_event(lambda: migrate(ctx.storage, [CREATE, ADD, fill]))
+        assert type(applied) is int
+
+
 async def test_two_lists_in_one_object_have_a_table_each(tmp_path: Path) -> None:
     async with DurableObjectState.open(tmp_path / "room.sqlite") as ctx:
         assert migrate(ctx.storage, [CREATE]) == 1

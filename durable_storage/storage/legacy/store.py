@@ -11,11 +11,12 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Final, final
 
 from ...database.connection import MISSING, Missing, Stored
-from ...errors import DatabaseFileError, ObjectResetError
+from ...errors import ArgumentTypeError, DatabaseFileError, ObjectResetError
 from ...gates.loop import Loop, Signal
 from ..alarm_slot import ALARM_KEYS
 from ..kv_backend import KvBackend, PartialDeleteError
@@ -26,6 +27,8 @@ __all__ = ["Store"]
 
 # Keys that one step of a deletion of everything takes, values of up to 128 KiB with them.
 DELETE_PAGE: Final = 64
+
+_METHODS: Final = ("get", "list", "batch", "delete_all", "close")
 
 
 @final
@@ -84,7 +87,7 @@ class Store:
         """
         await self.wait_idle()
         await self.close()
-        self._backend = self._open_backend()
+        self._backend = _checked(self._open_backend())
         keys = [META + key for key in (*ALARM_KEYS, SERIALIZER_KEY)]
         found = await self._backend.get(keys)
         self._meta = {key[1:]: _decoded(key, value) for key, value in found.items()}
@@ -287,6 +290,18 @@ class Store:
         await done.wait()
         if errors:
             raise errors[0]
+
+
+def _checked(backend: KvBackend) -> KvBackend:
+    missing = [name for name in _METHODS if not callable(getattr(backend, name, None))]
+    if not missing:
+        return backend
+    if inspect.iscoroutine(backend):
+        backend.close()
+    raise ArgumentTypeError(
+        f"kv_backend gave {type(backend).__name__}, which is no KvBackend: it has no "
+        f"{', '.join(f'{name}()' for name in missing)}"
+    )
 
 
 def _decoded(stored_key: str, value: bytes) -> Stored:

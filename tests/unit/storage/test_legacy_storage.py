@@ -752,3 +752,30 @@ async def test_objects_of_a_store_of_ones_own_are_told_apart() -> None:
 def test_a_factory_is_something_to_call() -> None:
     with pytest.raises(ArgumentTypeError, match="kv_backend"):
         Runtime(kv_backend=1)  # type: ignore[arg-type]
+
+
+async def give_no_store(namespace: str, object_id: str) -> SlowStore:
+    return SlowStore()
+
+
+@pytest.mark.parametrize(
+    ("factory", "what"),
+    [
+        (lambda namespace, object_id: None, "NoneType"),
+        (lambda namespace, object_id: {}, "dict.* no list.*batch.*delete_all.*close"),
+        (lambda namespace, object_id: SlowStore, "missing 1 required"),
+        (give_no_store, "coroutine"),
+    ],
+)
+async def test_a_factory_that_gives_no_store_is_told(factory: Any, what: str) -> None:
+    async with Runtime(kv_backend=factory) as runtime:
+        stub = runtime.namespace(Player, storage="kv").get_by_name("a")
+        for _ in range(2):
+            with pytest.raises(ObjectResetError, match=f"cannot start: .*{what}"):
+                await stub.play(lambda player: None)
+
+
+def test_a_store_that_counts_what_is_left_need_not_write_it() -> None:
+    assert str(PartialDeleteError("stopped", remaining=7)) == "stopped; 7 keys are left"
+    assert str(PartialDeleteError("7 are left", remaining=7)) == "7 are left"
+    assert str(PartialDeleteError("stopped")) == "stopped"

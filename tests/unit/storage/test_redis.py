@@ -5,13 +5,16 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import anyio
 import pytest
 
+from durable_storage import DurableObject, ObjectResetError, Runtime
 from durable_storage.errors import ArgumentTypeError, ArgumentValueError
 from durable_storage.storage.kv_backend import KvBackend
+from durable_storage.testing import ManualClock
 
 from .kv_contract import check_contract
 
@@ -162,3 +165,72 @@ async def test_wrong_arguments_are_refused(client: Redis) -> None:
     with pytest.raises(ArgumentValueError, match="decode_responses"):
         RedisKvBackend(decoding, "object")
     await decoding.aclose()
+
+
+class Counter(DurableObject):
+    async def increment(self) -> int:
+        value: int = await self.ctx.storage.get("value", 0)
+        self.ctx.storage.put("value", value + 1)
+        return value + 1
+
+    async def fill(self, count: int) -> None:
+        for number in range(count):
+            self.ctx.storage.put(f"{number:04}", number)
+        self.ctx.storage.set_alarm(timedelta(hours=1))
+
+    async def last(self, count: int) -> list[str]:
+        return list(await self.ctx.storage.list(reverse=True, limit=count, end="v"))
+
+    async def empty(self) -> None:
+        await self.ctx.storage.delete_all()
+
+    async def alarm(self) -> None:
+        self.ctx.storage.put("rung", True)
+
+    async def everything(self) -> dict[str, object]:
+        return await self.ctx.storage.list()
+
+
+async def test_objects_of_a_runtime_live_in_it(client: Redis, tmp_path: Path) -> None:
+    clock = ManualClock()
+
+    def backend(namespace: str, object_id: str) -> RedisKvBackend:
+        return RedisKvBackend(client, f"{namespace}:{object_id}")
+
+    def runtime() -> Runtime:
+        return Runtime(tmp_path, kv_backend=backend, clock=clock)
+
+    async with runtime() as opened:
+        counter = opened.namespace(Counter, storage="kv").get_by_name("a")
+        numbers: list[int] = []
+
+        async def increment() -> None:
+            numbers.append(await counter.increment())
+
+        async with anyio.create_task_group() as group:
+            for _ in range(20):
+                group.start_soon(increment)
+        assert sorted(numbers) == list(range(1, 21))
+        await counter.fill(300)
+    async with runtime() as opened:
+        counter = opened.namespace(Counter, storage="kv").get_by_name("a")
+        assert await counter.last(2) == ["0299", "0298"]
+        await clock.advance(hours=1)
+        assert (await counter.everything())["rung"] is True
+        await counter.empty()
+        assert await counter.increment() == 1
+        assert await counter.everything() == {"value": 1}
+
+
+async def test_a_server_that_refuses_breaks_the_output_gate(client: Redis) -> None:
+    async with Runtime(kv_backend=lambda *names: RedisKvBackend(client, ":".join(names))) as opened:
+        counter = opened.namespace(Counter, storage="kv").get_by_name("a")
+        assert await counter.increment() == 1
+        # The server refuses writes from now on, as one whose disk is full does.
+        await client.config_set("maxmemory", 1)
+        try:
+            with pytest.raises(ObjectResetError, match="could not be made durable"):
+                await counter.increment()
+        finally:
+            await client.config_set("maxmemory", 0)
+        assert await counter.increment() == 2
