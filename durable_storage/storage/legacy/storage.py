@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, NoReturn, TypeVar, cast, final, overload
 
 from ...errors import ArgumentTypeError, TransactionError
-from ...gates.ready import READY, Eager, Ready
+from ...gates.ready import READY, Eager, Pending, Ready
 from ..alarm_slot import alarm_time, from_ms
 from ..transaction import DurableObjectTransaction, TransactionContext, transaction_section
 from . import operations
@@ -350,10 +350,7 @@ class LegacyStorage:
 
     # -- durability and recovery ----------------------------------------------------------
 
-    async def _sync(self) -> None:
-        await self._session.life.wait_confirmed()
-
-    def sync(self) -> Awaitable[None]:
+    def sync(self) -> Eager[None]:
         """Return when the store holds every write made so far.
 
         Cancelling it undoes nothing.
@@ -361,7 +358,7 @@ class LegacyStorage:
         life = self._session.life
         if not life.pending and life.broken is None and life.gate.confirmed >= life.gate.committed:
             return READY
-        return self._sync()
+        return Pending(life.wait_confirmed)
 
     def get_current_bookmark(self, *args: object, **kwargs: object) -> NoReturn:
         """Refused: this needs SQLite."""

@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from durable_storage import ConcurrencyError, DurableObjectState
+from durable_storage import ConcurrencyError, DurableObject, DurableObjectState, Runtime
 
 pytestmark = pytest.mark.anyio
 
@@ -123,3 +123,19 @@ async def test_a_sync_may_be_awaited_again_or_dropped(ctx: DurableObjectState) -
 
     await ctx.run_event(use)
     assert await ctx.storage.get("key") == 3
+
+
+class Legacy(DurableObject):
+    async def use(self) -> None:
+        storage = self.ctx.storage
+        for each in (storage.put("key", 1), storage.sync(), storage.get("key"), storage.list()):
+            assert await each == await each
+        storage.put("key", 2)
+        storage.sync()
+        storage.get("other")
+        gc.collect()
+
+
+async def test_results_of_the_legacy_backend_may_be_awaited_again_or_dropped() -> None:
+    async with Runtime() as runtime:
+        await runtime.namespace(Legacy, storage="kv").get_by_name("one").use()
