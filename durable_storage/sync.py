@@ -102,6 +102,7 @@ class _LoopThread(Generic[T]):
         self._what = what
         self._portal: BlockingPortal | None = None
         self._thread_id: int | None = None
+        self._process_id: int | None = None
         self._stack = contextlib.ExitStack()
         # Held while the state changes between new, open and closed.
         self._changing = threading.Lock()
@@ -113,6 +114,7 @@ class _LoopThread(Generic[T]):
             if self._entered:
                 raise DurableStorageError(f"{self._what} can be entered once; make another one")
             self._entered = True
+            self._process_id = os.getpid()
             with contextlib.ExitStack() as stack:
                 portal = stack.enter_context(
                     start_blocking_portal(self._backend, name="durable_storage.sync")
@@ -128,7 +130,13 @@ class _LoopThread(Generic[T]):
             return result
 
     def stop(self, *exception: Any) -> None:
-        """Leave the manager and end the thread; what other threads have under way is finished."""
+        """Leave the manager and end the thread; what other threads have under way is finished.
+
+        In a process that was forked meanwhile it does nothing: the thread is the parent's, and so
+        is what it owns.
+        """
+        if self.forked:
+            return
         if self.inside:
             self._refuse_inside("leaving " + self._what)
         with self._changing:
@@ -145,8 +153,19 @@ class _LoopThread(Generic[T]):
         """Whether the calling thread is the loop's."""
         return self._portal is not None and threading.get_ident() == self._thread_id
 
+    @property
+    def forked(self) -> bool:
+        """Whether this is a child of the process that started the thread."""
+        return self._process_id is not None and self._process_id != os.getpid()
+
     def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run a function, sync or async, in the loop's thread and give its result."""
+        if self.forked:
+            # No thread survives a fork: the call would wait for ever.
+            raise ConcurrencyError(
+                f"{self._what} was opened by the process {self._process_id}, and this is a fork of "
+                "it, without its event loop; open it after the fork, with a directory of its own"
+            )
         portal = self._portal
         if portal is None:
             raise DurableStorageError(

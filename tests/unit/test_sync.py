@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -245,3 +247,39 @@ def test_an_event_of_an_opened_file_is_given_its_state(tmp_path: Path, backend: 
 def test_an_unknown_event_loop_is_refused() -> None:
     with pytest.raises(ValueError, match="asyncio"):
         sync.Runtime(backend="curio")  # type: ignore[arg-type]
+
+
+FORKS = """
+import os, sys
+from durable_storage import DurableObject, sync
+
+class Counter(DurableObject):
+    async def increment(self):
+        value = await self.ctx.storage.get("value", 0) + 1
+        self.ctx.storage.put("value", value)
+        return value
+
+with sync.Runtime(sys.argv[1], backend=sys.argv[2]) as runtime:
+    counter = runtime.namespace(Counter).get_by_name("a")
+    counter.increment()
+    child = os.fork()
+    if not child:
+        try:
+            counter.increment()
+        except Exception as exc:
+            print(type(exc).__name__, exc, flush=True)
+        sys.exit(3)  # leaves the runtime, which is the parent's
+    _, status = os.waitpid(child, 0)
+    print(os.waitstatus_to_exitcode(status), counter.increment())
+"""
+
+
+def test_a_fork_is_told_that_it_has_no_runtime_and_ends(tmp_path: Path, backend: Any) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS, tmp_path, backend], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    told, last = done.stdout.splitlines()
+    assert told.startswith("ConcurrencyError sync.Runtime was opened by the process ")
+    assert "open it after the fork" in told
+    assert last == "3 2"
