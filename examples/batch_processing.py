@@ -63,7 +63,7 @@ async def main(directory: str = "./data") -> None:
             await batcher.add(name)
         print(f"{await batcher.waiting()} items wait for their alarm; kill it, and run it again")
         await asyncio.sleep(WAIT.total_seconds() + 1)
-        print(f"{len(await batcher.batches())} batches so far")
+        print(f"batches so far: {len(await batcher.batches())}")
 
 
 if __name__ == "__main__":
