@@ -27,6 +27,9 @@ STATEMENTS_MAX: Final = 512
 LENGTH_MIN_BYTES: Final = 4096
 """The length of a value or a row that our own statements may need."""
 
+PAGE_CACHE_MAX_KIB: Final = 16_000
+"""Memory for pages of one file. It is taken as pages are read, so small files take less."""
+
 _CEILING: Final = 2**31 - 1
 _OFF: Final = 0
 _NORMAL: Final = 1
@@ -40,6 +43,8 @@ _USER_PRAGMAS: Final = (
     ("legacy_alter_table", 0),
     ("reverse_unordered_selects", 0),
 )
+
+_LIKE: Final = "PRAGMA case_sensitive_like=0"  # cannot be read back
 
 
 def connect(path: str, limits: Limits) -> sqlite3.Connection:
@@ -86,18 +91,29 @@ def _reason(path: str, error: sqlite3.Error) -> str:
 
 
 def _configure(connection: sqlite3.Connection, path: str, limits: Limits) -> None:
-    _set(connection, path, "locking_mode", "exclusive")
-    _set(connection, path, "journal_mode", "wal")
-    # Reads the first page, and with EXCLUSIVE locking takes the lock for good.
-    connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    _set(connection, path, "synchronous", _OFF)
-    _set(connection, path, "wal_autocheckpoint", 0)
-    # Debian compiles it in; it would write every page that a DROP TABLE frees.
-    _set(connection, path, "secure_delete", 0)
-    _set(connection, path, "cache_size", -8000)
-    reset_pragmas(connection, path)
+    settings: tuple[tuple[str, str | int], ...] = (
+        ("locking_mode", "exclusive"),
+        ("journal_mode", "wal"),
+        ("synchronous", _OFF),
+        # Debian compiles it in; it would write every page that a DROP TABLE frees.
+        ("secure_delete", 0),
+        ("cache_size", -PAGE_CACHE_MAX_KIB),
+        *_USER_PRAGMAS,
+    )
+    # A script, because Python keeps what execute() prepares: two kilobytes for each statement of
+    # an object that is open. The SELECT reads the first page, and with EXCLUSIVE locking takes the
+    # lock for good; it has to come after the first two.
+    first, second, *others = (f"PRAGMA {name}={value}" for name, value in settings)
+    lock = "SELECT count(*) FROM sqlite_master"
     pages = max(1, limits.database_size_max_bytes // PAGE_SIZE)
-    connection.execute(f"PRAGMA max_page_count={pages}")
+    room = f"PRAGMA max_page_count={pages}"  # a file that is larger already keeps its size
+    connection.executescript(";".join((first, second, lock, *others, room, _LIKE)))
+    names = [name for name, _ in settings]
+    for (name, value), found in zip(settings, _read_back(connection, names), strict=True):
+        _compare(path, name, value, found)
+    # The one that a SELECT cannot read.
+    (found,) = connection.execute("PRAGMA wal_autocheckpoint=0").fetchone()
+    _compare(path, "wal_autocheckpoint", 0, found)
     for category, _, value in _run_time_limits(limits):
         connection.setlimit(category, value)
     # Keeps SQL from writing to the shadow tables of FTS5 and R*Tree. Python 3.12 and later.
@@ -156,7 +172,7 @@ def reset_pragmas(connection: sqlite3.Connection, path: str) -> None:
     """Give every pragma that SQL may change its first value. No transaction is open."""
     for name, value in _USER_PRAGMAS:
         _set(connection, path, name, value)
-    connection.execute("PRAGMA case_sensitive_like=0")  # cannot be read back
+    connection.execute(_LIKE)
 
 
 def set_synchronous(connection: sqlite3.Connection, path: str, *, normal: bool) -> None:
@@ -167,7 +183,20 @@ def set_synchronous(connection: sqlite3.Connection, path: str, *, normal: bool) 
 def _set(connection: sqlite3.Connection, path: str, name: str, value: str | int) -> None:
     connection.execute(f"PRAGMA {name}={value}").fetchall()
     row: tuple[Any, ...] | None = connection.execute(f"PRAGMA {name}").fetchone()
-    found: Any = None if row is None else row[0]
+    _compare(path, name, value, None if row is None else row[0])
+
+
+def _read_back(connection: sqlite3.Connection, names: list[str]) -> list[Any]:
+    """Return the values of pragmas. No statement is open, because a function is replaced."""
+    found: list[Any] = []
+    connection.create_function("read_back", len(names), lambda *values: found.extend(values))
+    values = ", ".join(f"(SELECT * FROM pragma_{name})" for name in names)
+    connection.executescript(f"SELECT read_back({values})")
+    connection.create_function("read_back", len(names), None)
+    return found
+
+
+def _compare(path: str, name: str, value: str | int, found: object) -> None:
     if found != value:
         raise DatabaseFileError(
             f"SQLite did not accept PRAGMA {name}={value} for {path!r}: it is {found!r}"
