@@ -11,6 +11,11 @@ LONG = 40
 """How many times as many examples a long run tries."""
 
 
+def times(config: pytest.Config) -> int:
+    """How many times as much as usual is to be tried."""
+    return LONG if config.getoption("--long") else 1
+
+
 def choose(config: pytest.Config) -> None:
     """Load the profile that the command line asks for."""
     common: dict[str, Any] = {

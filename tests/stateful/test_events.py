@@ -35,7 +35,10 @@ from durable_storage import (
     Runtime,
 )
 
+from .profiles import times
+
 HISTORIES = 60
+AT_A_TIME = 20
 OBJECTS = ("a", "b", "c")
 KEYS = ("k0", "k1", "k2")
 
@@ -346,7 +349,7 @@ async def play(seed: int) -> None:
 
     env = Env()
     env.world = world  # type: ignore[attr-defined]
-    with anyio.fail_after(60):
+    with anyio.fail_after(300):
         async with Runtime(
             env=env, faults=disk, history=History(enabled=False), limits=Limits(queued_events=1000)
         ) as runtime:
@@ -391,10 +394,15 @@ async def play(seed: int) -> None:
     assert not world.problems, f"seed {seed}: {world.problems}"
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "first" in metafunc.fixturenames:
+        histories = HISTORIES * times(metafunc.config)
+        metafunc.parametrize("first", range(0, histories, AT_A_TIME))
+
+
 @pytest.mark.anyio
-@pytest.mark.parametrize("first", range(0, HISTORIES, 20))
 async def test_random_events_leave_what_a_serial_order_allows(first: int) -> None:
-    for seed in range(first, first + 20):
+    for seed in range(first, first + AT_A_TIME):
         try:
             await play(seed)
         except BaseException as exc:

@@ -20,6 +20,8 @@ import pytest
 from durable_storage import DurableObject, Limits, ObjectResetError, Runtime
 from durable_storage.testing import evict_durable_object
 
+from .profiles import times
+
 EVENTS = 25
 SEEDS = 20
 KEYS = ("a", "b", "c", "é", "\U0010ffff", "b/1")
@@ -276,7 +278,7 @@ async def play_increments(seed: int) -> None:
                 await anyio.lowlevel.checkpoint()
             scope.cancel()
 
-        with anyio.fail_after(20):
+        with anyio.fail_after(300):
             async with anyio.create_task_group() as group:
                 for way in ("plain", "plain", "children", "transaction", "sync", "list"):
                     group.start_soon(call, way)
@@ -287,13 +289,16 @@ async def play_increments(seed: int) -> None:
             assert acknowledged == attempted
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "seed" in metafunc.fixturenames:
+        metafunc.parametrize("seed", range(SEEDS * times(metafunc.config)))
+
+
 @pytest.mark.anyio
-@pytest.mark.parametrize("seed", range(SEEDS))
 async def test_scripts_answer_as_a_dict_does(seed: int) -> None:
     await play_scripts(seed)
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("seed", range(SEEDS))
 async def test_no_acknowledged_increment_is_lost(seed: int) -> None:
     await play_increments(seed)
