@@ -158,7 +158,7 @@ async def look(path: str, books: dict[str, Bookkeeping]) -> int:
         registry = runtime.registry
         assert not registry.clean_start
         bells = runtime.namespace(Bell)
-        with anyio.fail_after(30):
+        with anyio.fail_after(300):
             while registry.count_alarms():  # noqa: ASYNC110 - nobody tells
                 await anyio.sleep(0.02)
         for name, book in books.items():

@@ -266,7 +266,7 @@ def refuse(call: str, when: str, number: str, place: str, backend: str) -> int:
     traced += ["-e", f"inject={call}:error={number}:when={when}"]
     traced += python("tests.crash.io_errors", "--work", path, "--backend", backend)
     done = subprocess.run(
-        traced, capture_output=True, text=True, check=False, cwd=ROOT, timeout=120
+        traced, capture_output=True, text=True, check=False, cwd=ROOT, timeout=600
     )
     where = f"{call} {when} fails with {number}, {backend}"
     assert done.returncode == 0, f"{where}: {done.stderr}"

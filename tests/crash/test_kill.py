@@ -90,7 +90,7 @@ def one_round(
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
     assert checked.returncode == 0, checked.stderr
     for line in checked.stdout.splitlines():

@@ -43,7 +43,8 @@ plain = st.recursive(
 def read(serializer: Any, data: bytes) -> None:
     """Read bytes that may be anything: a value, or an error of the library."""
     tracemalloc.start()
-    began = time.monotonic()
+    # Of this thread alone: a machine that is busy with others does not make it slow.
+    began = time.thread_time()
     try:
         serializer.loads(data)
     except DurableStorageError:
@@ -52,7 +53,7 @@ def read(serializer: Any, data: bytes) -> None:
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert most < MEMORY_MAX_BYTES + 200 * len(data), f"{len(data)} bytes took {most}"
-    assert time.monotonic() - began < 5
+    assert time.thread_time() - began < 5
 
 
 @pytest.mark.parametrize("serializer", SERIALIZERS, ids=lambda each: each.name)

@@ -133,7 +133,7 @@ async def test_a_log_that_cannot_be_folded_is_told(
         worker = runtime.namespace(Worker).get_by_name("ada")
         await worker.write()
         fault = faults.fail("write", path="*-history*", times=math.inf)
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             while not lines(caplog, "storage"):
                 await worker.fill()
                 await anyio.sleep(0.01)

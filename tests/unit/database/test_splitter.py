@@ -44,11 +44,11 @@ def test_a_script_is_split_where_sqlite_ends_a_statement(
 @pytest.mark.parametrize("unit", [" ", "-", "/*", ";", "'", "(", "x"])
 def test_long_texts_take_no_more_than_their_share_of_time(unit: str) -> None:
     text = unit * (100_000 // len(unit)) + "\u00a0"
-    start = time.perf_counter()
+    start = time.process_time()
     split_script(text)
     writes("WITH " + text)
     renames_into_reserved("ALTER " + text)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ async def test_an_object_closed_while_its_caller_waits_for_the_disk_is_opened_an
         with faults.hold("fdatasync") as held:
             async with anyio.create_task_group() as group:
                 group.start_soon(call)
-                with anyio.fail_after(10):
+                with anyio.fail_after(60):
                     await held.reached()
                 # Closing it waits for the disk as well.
                 group.start_soon(evict_durable_object, counter)

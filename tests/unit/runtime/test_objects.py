@@ -76,7 +76,7 @@ class Counter(DurableObject):
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while not condition():
             await anyio.lowlevel.checkpoint()
 
@@ -247,7 +247,7 @@ async def test_two_sections_that_call_each_other_do_not_wait_for_ever() -> None:
             except ConcurrencyError as exc:
                 outcomes.append(exc)
 
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as group:
                 group.start_soon(call, "a", "b", ready[0])
                 group.start_soon(call, "b", "a", ready[1])
@@ -600,7 +600,7 @@ async def test_a_child_task_of_a_section_belongs_to_it() -> None:
     async with Runtime(history=OFF) as runtime:
         parent = runtime.namespace(Parent).get_by_name("a")
         for _ in range(2):
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 assert await parent.run() == {"first": 1, "second": 1}
 
 
@@ -719,7 +719,7 @@ async def test_transactions_around_calls_to_each_other_are_refused() -> None:
             except ConcurrencyError as exc:
                 outcomes.append(str(exc))
 
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as group:
                 group.start_soon(call, "a", "b", ready[0])
                 group.start_soon(call, "b", "a", ready[1])

@@ -157,7 +157,7 @@ async def opened(store: SlowStore, **options: Any) -> AsyncIterator[Any]:
 
 async def until(condition: Callable[[], object]) -> None:
     """Let others run until the condition holds."""
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         while not condition():
             await anyio.lowlevel.checkpoint()
 

@@ -238,7 +238,7 @@ async def test_allow_unconfirmed_does_not_withhold_the_result() -> None:
 
     async with opened(store) as stub:
         store.held = {"batch"}
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             await stub.play(unconfirmed)
         assert store.keys == {}
         store.release()
@@ -334,7 +334,7 @@ async def test_a_put_that_is_not_awaited_waits_for_nothing() -> None:
 
     async with opened(store, limits=Limits(cache_size_max_bytes=1000)) as stub:
         store.held = {"batch"}
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             await stub.play(writes)
         store.release()
     assert len(store.keys) == 100
