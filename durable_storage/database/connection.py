@@ -18,6 +18,7 @@ import sqlite3
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
+from threading import get_ident
 from typing import Any, Final, TypeVar, final
 
 from typing_extensions import is_typeddict
@@ -25,6 +26,7 @@ from typing_extensions import is_typeddict
 from ..errors import (
     ArgumentTypeError,
     ArgumentValueError,
+    ConcurrencyError,
     SqlError,
 )
 from ..limits import Limits
@@ -94,6 +96,7 @@ class Database:
         path: as given.
         created: the file was created now.
         commits: grows with every commit that may have changed something.
+        thread_id: the only thread that may read results, where there are threads at all.
         transaction_lost: SQLite ended a transaction by itself, as ``INSERT OR ROLLBACK`` and some
             I/O errors make it; what the transaction wrote is gone.
 
@@ -118,6 +121,9 @@ class Database:
         self._closed = False
         # Invariant: true between begin and commit or rollback, whatever SQLite did meanwhile.
         self._begun = False
+        # Invariant: false while no transaction is open; true once SQL may have written in it.
+        self._written = False
+        self.thread_id: int | None = None
         self._schema_changed = False
         self._pragmas_due = False
         self._synchronous_off = True
@@ -142,6 +148,7 @@ class Database:
         self._read = self._reader.execute
         self._authorizer = Authorizer()
         self._sql = InternalSql(self._connection, self._authorizer)
+        self._own = self._sql.cursor.execute
         self.meter: Meter = Meter(self._connection, self._sql)
         self._kv = KeyValueTable(self._sql, "_cf_KV")
         self._metadata = KeyValueTable(self._sql, "_cf_METADATA", self._record_version)
@@ -191,7 +198,7 @@ class Database:
         unchanged = self._connection.total_changes == self._changes
         size_bytes = self._wal.size_bytes if unchanged else 0
         self._control(_COMMIT)
-        self._begun = False
+        self._begun = self._written = False
         self.commits += 1
         self.committed_nothing = unchanged and self._wal.size_bytes == size_bytes
         if self._pragmas_due:
@@ -203,7 +210,7 @@ class Database:
         """Undo everything since ``begin``; nothing when no transaction is open."""
         if self._connection.in_transaction:
             self._control(_ROLLBACK)
-        self._begun = False
+        self._begun = self._written = False
         self._after_rollback()
 
     def savepoint(self, depth: int) -> None:
@@ -314,10 +321,18 @@ class Database:
 
     def kv_get(self, key: str) -> Stored | Missing:
         """Return what is stored under ``key``, or ``MISSING``."""
+        # Most of a get past the cache, and therefore not made of the calls that others are.
+        table = self._kv
         try:
-            return self._kv.get(key)
+            if not (table.known or table.exists()):
+                return MISSING
+            try:
+                row = self._own(table.select, (key,)).fetchone()
+            except sqlite3.DatabaseError as error:
+                row = self._sql.run_again(error, table.select, (key,)).fetchone()
         except _SqliteRefusals as error:
             raise self._failure(error) from error
+        return MISSING if row is None else row[0]
 
     def kv_put(self, key: str, value: Stored) -> None:
         """Store ``value`` under ``key``."""
@@ -347,21 +362,28 @@ class Database:
         ``start`` is included, ``start_after`` and ``end`` are not; all of them and ``prefix`` have
         to be satisfied.
         """
-        keys = KeyRange.of(
-            start=start,
-            start_after=start_after,
-            end=end,
-            prefix=prefix,
-            reverse=reverse,
-            limit=limit,
+        return raw_rows(
+            self.kv_read(
+                KeyRange.of(
+                    start=start,
+                    start_after=start_after,
+                    end=end,
+                    prefix=prefix,
+                    reverse=reverse,
+                    limit=limit,
+                )
+            )
         )
+
+    def kv_read(self, keys: KeyRange) -> Reading:
+        """Return the rows of a range, counted only if their number is limited."""
         try:
             rows = self._kv.list(keys)
         except _SqliteRefusals as error:
             raise self._failure(error) from error
-        reading = Reading(iter(rows), self.recover)
+        reading = Reading(iter(rows), self.recover, counted=keys.limit is not None)
         self.track(reading)
-        return raw_rows(reading)
+        return reading
 
     def meta_get(self, key: str) -> Stored | Missing:
         """Return the metadata under ``key``, or ``MISSING``."""
@@ -445,7 +467,8 @@ class Database:
             bindings: values for its parameters.
             row_type: what makes a row of the columns given as keywords; a ``TypedDict`` or
                 ``None`` leave it a dict.
-            before_write: called before the first statement that could write.
+            before_write: called before the first statement of a transaction that could write; it
+                opens the transaction unless one is open.
 
         Raises:
             SqlError: SQLite or the rules for SQL refuse a statement. Earlier statements of the
@@ -482,7 +505,9 @@ class Database:
                 source = self._read(statement.sql, bindings)
                 cursor = self._newest = make_cursor(self, statement, source, bindings, row_type)
             elif statement.is_simple_write:
-                before_write()
+                if not self._written:
+                    before_write()
+                    self._written = self._begun
                 self._write(statement.sql, bindings)
                 # It has run before, so whether it returns rows is known.
                 rows = NOTHING if statement.builder is None else iter(self._written_rows(statement))
@@ -519,11 +544,10 @@ class Database:
         wrong = explain(bindings)
         if wrong is not None:
             raise wrong
-        ready = False
         for statement in (*last.earlier, last):
-            if statement.is_write and not ready:
+            if statement.is_write and not self._written:
                 before_write()
-                ready = True
+                self._written = self._begun
             if statement.forbidden:
                 raise not_authorized()
             if statement is last:
@@ -605,6 +629,19 @@ class Database:
         self._connection.text_factory = _decode
 
     # ---- open results
+
+    def refuse_thread(self, operation: str) -> None:
+        """Raise unless the calling thread may read results. For callers on ``thread_id``, nothing.
+
+        Raises:
+            ConcurrencyError: it may not.
+        """
+        if self.thread_id is not None and self.thread_id != get_ident():
+            raise ConcurrencyError(
+                f"{operation} was called from another thread; an object's storage belongs to the"
+                " thread of its event loop. Read the result there, for instance by to_array(), and"
+                " hand on the rows"
+            )
 
     def track(self, reading: Reading) -> None:
         """Know of an open result, so that it can be ended."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, final
 
 from ..errors import SqlError
@@ -65,6 +66,8 @@ class SqlStorageCursor(Generic[Row]):
         Raises:
             SqlError: there is no row, or more than one; then the cursor is finished.
         """
+        if get_ident() != self._database.thread_id:
+            self._database.refuse_thread("one()")
         builder = self._statement.builder or self._builder()
         source = self.source
         try:
@@ -90,6 +93,8 @@ class SqlStorageCursor(Generic[Row]):
 
     def to_array(self) -> list[Row]:
         """Return the rows that are left."""
+        if get_ident() != self._database.thread_id:
+            self._database.refuse_thread("to_array()")
         builder = self._statement.builder or self._builder()
         rows: list[Any] = []
         while True:
@@ -106,13 +111,16 @@ class SqlStorageCursor(Generic[Row]):
 
     def raw(self) -> Iterator[Tuple]:
         """Return an iterator of the rows that are left as tuples, from the same position."""
+        self._database.refuse_thread("raw()")
         return raw_rows(self._shared())
 
     def __iter__(self) -> Iterator[Row]:
+        self._database.refuse_thread("Iteration")
         rows: Iterator[Any] = (self._statement.builder or self._builder()).each(self._shared())
         return rows if self._row_type is None else _typed(rows, self._row_type)
 
     def __next__(self) -> Row:
+        self._database.refuse_thread("next()")
         row = next(self._shared())
         built: Any = (self._statement.builder or self._builder()).one(row)
         return built if self._row_type is None else self._row_type(**built)
@@ -205,6 +213,7 @@ class SqlStorageCursor(Generic[Row]):
         return builder
 
     def _counts(self) -> tuple[int, int]:
+        self._database.refuse_thread("Counting rows")
         self._check()
         delivered = self._count + (0 if self._reading is None else self._reading.count)
         meter = self._database.meter

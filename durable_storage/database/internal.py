@@ -34,13 +34,13 @@ class InternalSql:
     rights. A statement that was refused has done nothing.
     """
 
-    __slots__ = ("_authorizer", "_connection", "_cursor", "_run")
+    __slots__ = ("_authorizer", "_connection", "_run", "cursor")
 
     def __init__(self, connection: sqlite3.Connection, authorizer: Authorizer) -> None:
         self._connection = connection
         self._authorizer = authorizer
-        self._cursor = connection.cursor()
-        self._run = self._cursor.execute
+        self.cursor = connection.cursor()
+        self._run = self.cursor.execute
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
         """Run one statement. Raises what ``sqlite3`` raises."""
@@ -65,8 +65,14 @@ class InternalSql:
         try:
             return self._run(sql, parameters)
         except sqlite3.DatabaseError as error:
-            if primary_code(error) != AUTH:
-                raise
+            return self.run_again(error, sql, parameters)
+
+    def run_again(
+        self, error: sqlite3.DatabaseError, sql: str, parameters: Sequence[Any] = ()
+    ) -> sqlite3.Cursor:
+        """Run with the rights a statement that was refused for want of them, or raise ``error``."""
+        if primary_code(error) != AUTH:
+            raise error
         with self:
             return self._run(sql, parameters)
 
@@ -77,7 +83,7 @@ class InternalSql:
 
     def close(self) -> None:
         """End the last ``run``, which would keep the file open; ``execute`` still works."""
-        self._cursor.close()
+        self.cursor.close()
 
     def __enter__(self) -> None:
         self._authorizer.internal = True

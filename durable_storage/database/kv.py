@@ -68,6 +68,15 @@ class KeyRange(NamedTuple):
                 end = behind
         return cls(start, included, end, reverse, limit)
 
+    def rest(self, after: str | None, taken: int) -> KeyRange:
+        """Return what comes after the key ``after``, so many keys having been taken."""
+        limit = None if self.limit is None else self.limit - taken
+        if after is None:
+            return self._replace(limit=limit)
+        if self.reverse:
+            return self._replace(end=after, limit=limit)
+        return self._replace(start=after, start_included=False, limit=limit)
+
 
 def after_prefix(prefix: str) -> str | None:
     """Return the least string above every string with this prefix, if there is one."""
@@ -90,13 +99,13 @@ class KeyValueTable:
         "_create",
         "_created",
         "_delete",
-        "_exists",
-        "_get",
         "_list",
         "_look",
         "_put",
         "_sql",
+        "known",
         "name",
+        "select",
     )
 
     def __init__(
@@ -106,10 +115,10 @@ class KeyValueTable:
         self._created = created
         self.name: str = name
         # None: not known, because a transaction that may have created it was rolled back.
-        self._exists: bool | None = None
+        self.known: bool | None = None
         self._look = own(f"SELECT 1 FROM sqlite_master WHERE type='table' AND name='{name}'")
         self._create = own(f"CREATE TABLE {name}(key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID")
-        self._get = own(f"SELECT value FROM {name} WHERE key=?")
+        self.select = own(f"SELECT value FROM {name} WHERE key=?")
         self._put = own(
             f"INSERT INTO {name} VALUES(?,?) ON CONFLICT DO UPDATE SET value=excluded.value"
         )
@@ -118,42 +127,42 @@ class KeyValueTable:
 
     def forget(self) -> None:
         """Look again before the next use whether the table exists."""
-        self._exists = None
+        self.known = None
 
     def exists(self) -> bool:
         """Return whether the table has been created."""
-        if self._exists is None:
-            self._exists = self._sql.value(self._look) is not None
-        return self._exists
+        if self.known is None:
+            self.known = self._sql.value(self._look) is not None
+        return self.known
 
     def get(self, key: str) -> Stored | Missing:
         """Return the value of ``key``, or ``MISSING``."""
-        if not (self._exists or self.exists()):
+        if not (self.known or self.exists()):
             return MISSING
-        row = self._sql.run(self._get, (key,)).fetchone()
+        row = self._sql.run(self.select, (key,)).fetchone()
         return MISSING if row is None else row[0]
 
     def put(self, key: str, value: Stored) -> None:
         """Set the value of ``key``."""
-        if not self._exists:
+        if not self.known:
             self.create()
         self._sql.run(self._put, (key, value))
 
     def put_many(self, items: Sequence[tuple[str, Stored]]) -> None:
         """Set the values of many keys."""
-        if not self._exists:
+        if not self.known:
             self.create()
         self._sql.execute_many(self._put, items)
 
     def delete(self, key: str) -> bool:
         """Remove ``key`` and return whether it was there. Creates the table like any write."""
-        if not self._exists:
+        if not self.known:
             self.create()
         return self._sql.run(self._delete, (key,)).rowcount > 0
 
     def list(self, keys: KeyRange) -> Iterable[tuple[str, Stored]]:
         """Return an open cursor over a range of keys."""
-        if not (self._exists or self.exists()):
+        if not (self.known or self.exists()):
             return ()
         conditions: list[str] = []
         parameters: list[str | int] = []
@@ -177,11 +186,11 @@ class KeyValueTable:
         """Create the table if it does not exist."""
         if not self.exists():
             self._sql.execute(self._create)
-            self._exists = True
+            self.known = True
             self._created()
 
     def drop(self) -> None:
         """Remove the table with all that is in it."""
         if self.exists():
             self._sql.execute(own(f"DROP TABLE {self.name}"))
-            self._exists = False
+            self.known = False

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from itertools import chain, compress, count
+from itertools import chain, compress, repeat
+from operator import length_hint
 from typing import Any, Final, final
 
 from .sqlerrors import primary_code
@@ -17,6 +18,7 @@ __all__ = ["DRAIN_MAX_STEPS", "Reading", "raw_rows"]
 
 Tuple = tuple[Any, ...]
 
+_ROWS_MAX: Final = 2**62
 DRAIN_MAX_ROWS: Final = 10_000
 DRAIN_MAX_BYTES: Final = 16 * 1024**2
 DRAIN_MAX_STEPS: Final = 10_000_000
@@ -31,12 +33,12 @@ class Reading:
         source: the open cursor of ``sqlite3``, or rows in memory.
         recover: given an error of ``sqlite3``, returns when reading can go on and raises
             otherwise.
+        counted: whether ``count`` will be asked for.
     """
 
     __slots__ = (
         "__weakref__",
-        "_counter",
-        "_peeks",
+        "_left",
         "_recover",
         "_rest",
         "error",
@@ -44,26 +46,30 @@ class Reading:
         "source",
     )
 
-    def __init__(self, source: Iterator[Tuple], recover: Callable[[Exception], None]) -> None:
+    def __init__(
+        self,
+        source: Iterator[Tuple],
+        recover: Callable[[Exception], None],
+        *,
+        counted: bool = True,
+    ) -> None:
         self.source: Iterator[Tuple] = source
         self.finished: bool = False
         self.error: Exception | None = None
         self._recover = recover
         self._rest: Iterator[Tuple] | None = None
-        self._counter = count(1)
-        self._peeks = 1
+        # One is taken for every row; how many are left tells how many rows were read.
+        self._left = repeat(True, _ROWS_MAX) if counted else None
 
     @property
     def count(self) -> int:
         """How many rows were read so far."""
-        seen = next(self._counter) - self._peeks
-        self._peeks += 1
-        return seen
+        return 0 if self._left is None else _ROWS_MAX - length_hint(self._left)
 
     def start(self) -> Iterator[Tuple]:
         """Return the rows from here on; ``resume`` gives what follows them."""
-        # compress() advances the counter with every row, without any Python in the loop.
-        return compress(self.source, self._counter)
+        # compress() counts without any Python in the loop.
+        return self.source if self._left is None else compress(self.source, self._left)
 
     def resume(self) -> Iterator[Tuple] | None:
         """Return the rows that were drained meanwhile, ``None`` at the end."""

@@ -16,14 +16,15 @@ import datetime
 import decimal
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final, TypeAlias, final
+from typing import Any, Final, final
 
 from ..database.connection import MISSING, Database, Stored
+from ..database.kv import KeyRange
+from ..database.listing import as_dict, as_pairs
+from ..database.reading import Reading
 from ..errors import ArgumentTypeError, ArgumentValueError, DurableStorageError, LimitExceededError
 from ..limits import Limits
 from ..serializers import Serializer
-
-_Rows: TypeAlias = "Iterator[tuple[str, Stored]]"
 
 __all__ = ["ABSENT", "MISS", "Encoded", "KvBuffer", "check_key", "utf8_size"]
 
@@ -123,7 +124,8 @@ class KvBuffer:
         self.dirty: dict[str, Stored] = {}
         self._levels: list[set[str]] = []
         self._listing = 0
-        self._writes = 0
+        # Changes with every write and every listing: an iterator looks again what comes next.
+        self.edition: int = 0
         self._table_made = False
 
     # -- the fast path --------------------------------------------------------------------
@@ -218,76 +220,42 @@ class KvBuffer:
                 found[key] = value
         return found
 
-    def items(
-        self,
-        *,
-        start: str | None,
-        start_after: str | None,
-        end: str | None,
-        prefix: str | None,
-        reverse: bool,
-        limit: int | None,
-    ) -> Iterator[tuple[str, Any]]:
-        """Pairs in key order, lazily; an iterator made earlier and not finished is invalidated."""
-        self._listing += 1
-        self.flush()
+    def items(self, **span: Any) -> Iterator[tuple[str, Any]]:
+        """Pairs in key order, lazily; an iterator made earlier and not finished is invalidated.
 
-        def rows(after: str | None, before: str | None, count: int | None) -> _Rows:
-            return self._database.kv_list(
-                start=start if after is None else None,
-                start_after=start_after if after is None else after,
-                end=end if before is None else before,
-                prefix=prefix,
-                reverse=reverse,
-                limit=count,
-            )
+        Takes what `KeyRange.of` takes.
+        """
+        keys = KeyRange.of(**span)
+        listing = self._new_listing()
+        reading: Reading | None = None
+        taken = 0
 
-        return self._iterate(rows, self._listing, reverse, limit)
+        def read(after: str | None) -> Reading:
+            nonlocal reading, taken
+            if reading is None or listing == self._listing:
+                # What was written meanwhile is seen.
+                self.flush()
+                taken += 0 if reading is None else reading.count
+                reading = self._database.kv_read(keys.rest(after, taken))
+            if listing != self._listing and next(reading, None) is not None:
+                raise DurableStorageError(
+                    "kv.list() iterator was invalidated because a new call to kv.list() was "
+                    "started. Only one kv.list() iterator can exist at a time."
+                )
+            return reading
+
+        return as_pairs(read, self.loads, self)
 
     def as_dict(self, **span: Any) -> dict[str, Any]:
         """As `items`, all at once."""
-        self._listing += 1
-        self.flush()
-        loads = self.loads
-        return {
-            key: loads(stored) if type(stored) is bytes else stored
-            for key, stored in self._database.kv_list(**span)
-        }
+        self._new_listing()
+        return as_dict(self._database.kv_read(KeyRange.of(**span)), self.loads)
 
-    def _iterate(
-        self,
-        rows_between: Callable[[str | None, str | None, int | None], _Rows],
-        listing: int,
-        reverse: bool,
-        limit: int | None,
-    ) -> Iterator[tuple[str, Any]]:
-        loads = self.loads
+    def _new_listing(self) -> int:
+        self._listing += 1
+        self.edition += 1
         self.flush()
-        writes = self._writes
-        rows = rows_between(None, None, limit)
-        count = 0
-        key = ""
-        while True:
-            again = False
-            for key, stored in rows:
-                if listing != self._listing:
-                    raise DurableStorageError(
-                        "kv.list() iterator was invalidated because a new call to kv.list() was "
-                        "started. Only one kv.list() iterator can exist at a time."
-                    )
-                yield key, loads(stored) if type(stored) is bytes else stored
-                count += 1
-                if writes != self._writes:
-                    # What was written meanwhile is seen: go on behind the last key.
-                    again = True
-                    break
-            if not again or count == limit:
-                return
-            if listing == self._listing:
-                self.flush()
-                writes = self._writes
-                left = None if limit is None else limit - count
-                rows = rows_between(None, key, left) if reverse else rows_between(key, None, left)
+        return self._listing
 
     # -- writing --------------------------------------------------------------------------
 
@@ -295,7 +263,7 @@ class KvBuffer:
         self, key: str, stored: Stored, cached: Any, size: int, *, no_cache: bool = False
     ) -> None:
         """Write one encoded pair; the caller sees to the commit."""
-        self._writes += 1
+        self.edition += 1
         if self._levels:
             self._levels[-1].add(key)
         dirty = self.dirty
@@ -310,7 +278,7 @@ class KvBuffer:
     def delete(self, key: str) -> bool:
         """Delete one pair; whether it was there."""
         utf8_size(key, "the key")
-        self._writes += 1
+        self.edition += 1
         if self._levels:
             self._levels[-1].add(key)
         buffered = self.dirty.pop(key, MISSING) is not MISSING

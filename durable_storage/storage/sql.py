@@ -21,7 +21,7 @@ Row = TypeVar("Row")
 class SqlStorage:
     """SQL on the object's own database. See Cloudflare's "SQL API"."""
 
-    __slots__ = ("_before_write", "_database", "_exec", "_life", "_loop", "_session")
+    __slots__ = ("_database", "_exec", "_life", "_loop", "_session")
 
     def __init__(self, session: Session) -> None:
         self._bind(session)
@@ -30,9 +30,14 @@ class SqlStorage:
         self._session = session
         self._database = session.database
         self._exec = session.database.exec
-        self._before_write = session.before_sql_write
         self._life = session.life
         self._loop = session.life.loop
+        session.database.thread_id = session.life.loop.thread_id
+
+    def _before_write(self) -> None:
+        """The first statement of a transaction that may write is about to run."""
+        self._session.before_sql_write()
+        self._life.pending = True
 
     @overload
     def exec(self, query: str, *bindings: object) -> SqlStorageCursor[dict[str, Any]]: ...
@@ -71,15 +76,11 @@ class SqlStorage:
             or get_ident() != loop.thread_id
         ):
             return self._exec_undriven(query, bindings, row_type)
-        session = self._session
         try:
             return self._exec(query, bindings, row_type, self._before_write)
         except SqlError:
-            session.check_transaction()
+            self._session.check_transaction()
             raise
-        finally:
-            if session.open:
-                life.pending = True
 
     def _exec_undriven(
         self, query: str, bindings: tuple[object, ...], row_type: Callable[..., Any] | None

@@ -28,7 +28,30 @@ def test_a_read_asks_for_no_transaction_and_a_write_does(table: Rig) -> None:
     assert table.before_writes == before
     table.exec("/* c */ -- d\n INSERT INTO t VALUES(1)")
     table.exec("WITH x AS (SELECT ')(') INSERT INTO t SELECT * FROM x")
-    assert table.before_writes == before + 2
+    assert table.before_writes == before + 1
+
+
+def test_the_first_write_of_every_transaction_asks_for_it(table: Rig) -> None:
+    for end in (table.commit, table.database.rollback, table.commit):
+        before = table.before_writes
+        table.exec("SELECT a FROM t")
+        for _ in range(3):
+            table.exec("INSERT INTO t VALUES(1)")
+            table.exec("INSERT INTO t VALUES(1); INSERT INTO t VALUES(2)")
+        assert table.before_writes == before + 1
+        end()
+    assert table.rows("SELECT count(*) FROM t") == [(18,)]
+
+
+def test_a_write_asks_in_a_transaction_that_others_opened(table: Rig) -> None:
+    for _ in range(2):
+        table.database.begin()
+        table.database.kv_put("k", 1)
+        before = table.before_writes
+        table.exec("INSERT INTO t VALUES(1)")
+        table.exec("INSERT INTO t VALUES(1)")
+        assert table.before_writes == before + 1
+        table.commit()
 
 
 def test_a_script_asks_once_before_its_first_write(table: Rig) -> None:
