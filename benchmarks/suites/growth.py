@@ -11,7 +11,7 @@ from typing import Any
 from durable_storage import DurableObjectState
 
 from ..harness import Bench, Run
-from ..peers import OURS, RAW, SELECT, UPSERT, connect, ours
+from ..peers import OURS, RAW, SELECT, UPSERT, connect, filled
 
 MIB = 1024**2
 VALUE_BYTES = 16 * 1024
@@ -66,14 +66,15 @@ def at(keys: int, work: Work, value: Callable[[int], Any], batch: int = BATCH) -
 
     @asynccontextmanager
     async def contender(folder: Path) -> AsyncIterator[Run]:
-        async with ours(folder) as ctx:
+        def some(ctx: DurableObjectState, start: int, stop: int) -> None:
+            for number in range(start, stop):
+                ctx.storage.kv.put(_key(number), value(number))
 
-            def fill(start: int, stop: int) -> None:
-                for number in range(start, stop):
-                    ctx.storage.kv.put(_key(number), value(number))
-
+        async def fill(ctx: DurableObjectState) -> None:
             for start in range(0, keys, 1000):
-                await ctx.run_event(fill, start, min(start + 1000, keys))
+                await ctx.run_event(some, ctx, start, min(start + 1000, keys))
+
+        async with filled(folder, fill) as ctx:
 
             async def run(count: int, salt: int) -> None:
                 for part in range(count):

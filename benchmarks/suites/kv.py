@@ -13,7 +13,7 @@ import msgpack
 from durable_storage import DurableObjectState
 
 from ..harness import Bench, Run
-from ..peers import OURS, RAW, SELECT, UNTUNED, UPSERT, connect, module, ours, zodb
+from ..peers import OURS, RAW, SELECT, UNTUNED, UPSERT, connect, filled, module, ours, zodb
 
 # Reads are counted in sweeps over all of them.
 KEYS = [f"key-{number:05}" for number in range(1000)]
@@ -45,14 +45,14 @@ def _decode(stored: Any) -> Any:
 def our_get(make: Make, *, cached: bool) -> Any:
     @asynccontextmanager
     async def contender(folder: Path) -> AsyncIterator[Run]:
-        async with ours(folder) as ctx:
+        def fill(ctx: DurableObjectState) -> None:
+            for number, key in enumerate(KEYS):
+                ctx.storage.kv.put(key, make(number))
+
+        async with filled(folder, lambda ctx: ctx.run_event(fill, ctx)) as ctx:
             kv = ctx.storage.kv
-
-            def fill() -> None:
-                for number, key in enumerate(KEYS):
-                    kv.put(key, make(number))
-
-            await ctx.run_event(fill)
+            # Opened again, the cache is empty.
+            await ctx.run_event(lambda: [kv.get(key) for key in KEYS])
 
             def batch(count: int) -> None:
                 get = kv.get
@@ -390,14 +390,12 @@ LISTED = 10_000
 def our_list(make: Make, *, to_dict: bool) -> Any:
     @asynccontextmanager
     async def contender(folder: Path) -> AsyncIterator[Run]:
-        async with ours(folder) as ctx:
+        def fill(ctx: DurableObjectState) -> None:
+            for number in range(LISTED):
+                ctx.storage.kv.put(f"key-{number:05}", make(number))
+
+        async with filled(folder, lambda ctx: ctx.run_event(fill, ctx)) as ctx:
             storage = ctx.storage
-
-            def fill() -> None:
-                for number in range(LISTED):
-                    storage.kv.put(f"key-{number:05}", make(number))
-
-            await ctx.run_event(fill)
 
             def iterate(count: int) -> None:
                 for _ in range(count):
