@@ -341,7 +341,7 @@ class FaultInjector:
         if early:
             raise AssertionError(
                 "the result was released and nothing was confirmed: the call wrote nothing, or "
-                'its runtime has durability="os"'
+                'with allow_unconfirmed=True, or its runtime has durability="os"'
                 if never
                 else "the result was released before its confirm: what it told is lost when the "
                 "power fails now"

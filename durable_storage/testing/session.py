@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 
-from ..errors import DurableStorageError
+from ..errors import ArgumentTypeError, DurableStorageError
 from ..runtime import alarms
 from ..runtime.runtime import Runtime
 from .clock import ManualClock
@@ -39,14 +39,19 @@ async def runtime_for_test(
         AssertionError: at the end, if the test was fine otherwise: an event or background work is
             still under way, or a file of the runtime is still open.
     """
-    faults = faults or FaultInjector()
+    if options is not None and not isinstance(options, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ArgumentTypeError(
+            f"runtime_for_test() takes a mapping of options, got {type(options).__name__}"
+        )
+    if faults is None:
+        faults = FaultInjector()
     # The spread of alarm retries: the same in every run.
     alarms.JITTER.seed(0)
     with temporary_directory() as directory:
         settings: dict[str, Any] = {
             "path": directory,
             "durability": "os",
-            "clock": clock or ManualClock(),
+            "clock": ManualClock() if clock is None else clock,
             "faults": faults,
             **(options or {}),
         }

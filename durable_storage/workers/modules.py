@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any, Never, final
 
 from ..clock import Clock, SystemClock
-from ..errors import DurableStorageError
+from ..errors import ArgumentTypeError, DurableStorageError
 from . import web
 from .values import JsDict, to_js
 
@@ -176,7 +176,9 @@ def install(*, clock: Clock | None = None) -> None:
     Args:
         clock: what ``js.Date`` tells; default the clock of the machine.
     """
-    _clock[0] = clock or SystemClock()
+    if clock is not None and (isinstance(clock, type) or not isinstance(clock, Clock)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ArgumentTypeError(f"clock= takes a Clock, got {clock!r}")
+    _clock[0] = SystemClock() if clock is None else clock
     for name, module in _stand_ins().items():
         if name == "workers":
             sys.modules[name] = module

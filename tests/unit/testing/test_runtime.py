@@ -188,6 +188,17 @@ async def test_what_cannot_be_reached_into_is_refused(
 # -- whole runtimes
 
 
+@pytest.mark.parametrize(
+    ("options", "more"), [(0, {}), ([], {}), ({}, {"clock": 0}), ({}, {"faults": 0})]
+)
+async def test_a_runtime_for_a_test_refuses_what_a_runtime_refuses(
+    options: Any, more: dict[str, Any]
+) -> None:
+    with pytest.raises(ArgumentTypeError):
+        async with runtime_for_test(options, **more):
+            pass
+
+
 async def test_a_snapshot_brings_everything_back(
     durable_runtime: Runtime, durable_clock: ManualClock
 ) -> None:

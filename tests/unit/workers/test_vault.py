@@ -85,6 +85,13 @@ def test_the_modules_are_there_only_as_long_as_they_are_asked_for() -> None:
     assert {name: sys.modules.get(name) for name in before} == before
 
 
+def test_a_clock_that_is_none_is_refused_and_nothing_is_installed() -> None:
+    before = sys.modules.get("workers")
+    with pytest.raises(TypeError, match="Clock"), workers.installed(clock=0):  # type: ignore[arg-type]
+        pass
+    assert sys.modules.get("workers") is before
+
+
 async def test_the_class_runs_on_a_state_opened_alone(tmp_path: Any) -> None:
     async with DurableObjectState.open(
         tmp_path / "vault.sqlite", name="main", history=History(enabled=False)
