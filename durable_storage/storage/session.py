@@ -17,6 +17,7 @@ from ..errors import DurableStorageError, ObjectResetError, SqlError
 from ..gates.life import Life
 from ..limits import Limits
 from ..serializers import Serializer
+from ..serializers.foreign import checked
 from .alarm_slot import ALARM_KEYS, AlarmIndex, AlarmSlot
 from .kv_buffer import KvBuffer
 
@@ -69,7 +70,7 @@ class Session:
         # What stands at each depth: a block that was abandoned must not end its successor.
         self.occupant: dict[int, object] = {}
         self.withhold: bool = False
-        self.kv: KvBuffer = KvBuffer(database, serializer, limits, self._begin_kv)
+        self.kv: KvBuffer = KvBuffer(database, checked(serializer), limits, self._begin_kv)
         self._serializer_name = serializer.name
         # Absent, the name is the default's: most objects then need no metadata at all.
         self._record_serializer = (

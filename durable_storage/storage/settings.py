@@ -46,5 +46,10 @@ class Settings:
                 raise ArgumentTypeError(f"{name}= takes a {kind.__name__}, got {value!r}")
         if self.faults is not None and not callable(getattr(self.faults, "before", None)):
             raise ArgumentTypeError(f"faults= takes a FaultInjector, got {self.faults!r}")
+        recorded: object = self.serializer.name
+        if not isinstance(recorded, str):
+            raise ArgumentTypeError(f"a serializer's name is a str, got {type(recorded).__name__}")
+        if not recorded:
+            raise ArgumentValueError("a serializer's name cannot be empty")
         if self.durability not in ("disk", "os"):
             raise ArgumentValueError(f'durability is "disk" or "os", got {self.durability!r}')

@@ -10,6 +10,7 @@ from ...errors import ObjectResetError
 from ...gates.life import Life
 from ...limits import Limits
 from ...serializers import Serializer
+from ...serializers.foreign import checked
 from ..alarm_slot import AlarmIndex, AlarmSlot
 from .cache import Cache
 from .layer import META, USER, Known, Layer, Range, Unknown
@@ -83,7 +84,7 @@ class LegacySession:
         alarm_index: AlarmIndex | None,
     ) -> None:
         self.store: Store = store
-        self.serializer: Serializer = serializer
+        self.serializer: Serializer = checked(serializer)
         self.limits: Limits = limits
         self.withhold: bool = False
         self.transactions: list[LegacyTransaction] = []
