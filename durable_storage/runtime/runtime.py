@@ -423,8 +423,13 @@ class Runtime:
             abandon: reset events that are under way, instead of refusing to go on.
 
         Raises:
-            ConcurrencyError: an event is under way.
+            ConcurrencyError: an event, or another snapshot or restore, is under way.
+            ArgumentTypeError: this is no snapshot; nothing was changed.
         """
+        if not isinstance(snapshot, RuntimeSnapshot):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ArgumentTypeError(
+                f"restore() takes a RuntimeSnapshot, got {type(snapshot).__name__}"
+            )
         await self._offline(
             "restore()", lambda path: write_directory(path, snapshot), abandon=abandon
         )
@@ -435,6 +440,10 @@ class Runtime:
         """Close everything, let ``work`` have the directory, and open what it left there."""
         if self.closing:
             raise DurableStorageError(f"{operation}: the runtime is not open")
+        if self._offline_until is not None:
+            raise ConcurrencyError(
+                f"{operation}: another snapshot or restore is under way; await it first"
+            )
         if not abandon:
             self._refuse_under_way(operation)
         offline = self._offline_until = self._loop.signal()

@@ -268,3 +268,33 @@ async def test_a_snapshot_waits_for_nothing_under_way(durable_runtime: Runtime) 
                 await call()
         go_on.set()
     await durable_runtime.snapshot()
+
+
+async def test_what_is_no_snapshot_changes_nothing(durable_runtime: Runtime) -> None:
+    counter = durable_runtime.namespace(Counter).get_by_name("main")
+    await counter.increment()
+    for wrong in (None, b"", 0):
+        with pytest.raises(ArgumentTypeError, match="RuntimeSnapshot"):
+            await durable_runtime.restore(wrong)  # type: ignore[arg-type]
+    assert await counter.increment() == 2
+
+
+async def test_snapshots_and_restores_do_not_overlap(durable_runtime: Runtime) -> None:
+    counter = durable_runtime.namespace(Counter).get_by_name("main")
+    await counter.increment()
+    taken = await durable_runtime.snapshot()
+    ended: list[str] = []
+
+    async def restore() -> None:
+        try:
+            await durable_runtime.restore(taken)
+        except ConcurrencyError:
+            ended.append("refused")
+        else:
+            ended.append("restored")
+
+    async with anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(restore)
+    assert sorted(ended) == ["refused", "refused", "restored"]
+    assert await counter.increment() == 2
