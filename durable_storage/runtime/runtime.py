@@ -92,8 +92,9 @@ class Runtime:
         migrations: the classes' migrations; applied once, in order.
         kv_backend: gives the store of an object of a namespace with ``storage="kv"``, called with
             the namespace's name and the object's id as hex digits whenever the object is opened;
-            default a SQLite file in the directory. A migration that deletes a class removes
-            nothing from a store of your own.
+            default a SQLite file in the directory. The name is the one it was created with, which
+            a rename keeps; a class created again after its deletion gets another. A migration that
+            deletes a class removes nothing from a store of your own.
 
     Raises:
         RuntimeInUseError: the directory has another owner.
@@ -650,7 +651,8 @@ class Runtime:
 
         def open_backend() -> KvBackend:
             if remote is not None:
-                return remote(record.name, digits)
+                # Not the present name: a renamed class keeps its data.
+                return remote(record.unique_key, digits)
             return SqliteKvBackend(
                 path,
                 limits=settings.limits,

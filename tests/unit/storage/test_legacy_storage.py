@@ -18,6 +18,7 @@ from durable_storage import (
     JsonSerializer,
     LimitExceededError,
     Limits,
+    Migration,
     ObjectResetError,
     Runtime,
     TransactionError,
@@ -752,6 +753,39 @@ async def test_objects_of_a_store_of_ones_own_are_told_apart() -> None:
 def test_a_factory_is_something_to_call() -> None:
     with pytest.raises(ArgumentTypeError, match="kv_backend"):
         Runtime(kv_backend=1)  # type: ignore[arg-type]
+
+
+async def test_a_store_of_ones_own_follows_a_renamed_class_and_no_deleted_one(
+    tmp_path: Path,
+) -> None:
+    stores: dict[tuple[str, str], SlowStore] = {}
+
+    def backend(namespace: str, object_id: str) -> SlowStore:
+        return stores.setdefault((namespace, object_id), SlowStore())
+
+    steps = [
+        Migration("v1", new_classes=["Old"]),
+        Migration("v2", renamed_classes=[("Old", "New")]),
+        Migration("v3", deleted_classes=["New"]),
+        Migration("v4", new_classes=["Old", "New"]),
+    ]
+
+    async def write(player: Player) -> None:
+        player.storage.put("k", 1)
+
+    async def read(player: Player) -> Any:
+        return await player.storage.get("k")
+
+    async def found(name: str, applied: int, action: Any) -> Any:
+        migrations = steps[:applied]
+        async with Runtime(tmp_path, kv_backend=backend, migrations=migrations) as runtime:
+            objects = runtime.namespace(Player, name=name, storage="kv")
+            return await objects.get_by_name("a").play(action)
+
+    await found("Old", 1, write)
+    assert await found("New", 2, read) == 1
+    assert await found("New", 4, read) is None
+    assert await found("Old", 4, read) is None
 
 
 async def give_no_store(namespace: str, object_id: str) -> SlowStore:
