@@ -39,7 +39,7 @@ class InternalSql:
     def __init__(self, connection: sqlite3.Connection, authorizer: Authorizer) -> None:
         self._connection = connection
         self._authorizer = authorizer
-        self.cursor = connection.cursor()
+        self.cursor: sqlite3.Cursor = connection.cursor()
         self._run = self.cursor.execute
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:

@@ -118,7 +118,7 @@ class KeyValueTable:
         self.known: bool | None = None
         self._look = own(f"SELECT 1 FROM sqlite_master WHERE type='table' AND name='{name}'")
         self._create = own(f"CREATE TABLE {name}(key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID")
-        self.select = own(f"SELECT value FROM {name} WHERE key=?")
+        self.select: str = own(f"SELECT value FROM {name} WHERE key=?")
         self._put = own(
             f"INSERT INTO {name} VALUES(?,?) ON CONFLICT DO UPDATE SET value=excluded.value"
         )
