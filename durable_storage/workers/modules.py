@@ -1,7 +1,7 @@
 """Stand-ins for the modules that a Worker imports.
 
 They are ``workers``, and the little of ``js`` and ``pyodide.ffi`` that code around objects uses.
-Any other name can be imported from ``js`` too, so that a module which needs it elsewhere loads; to
+Any other name can be imported from both too, so that a module which needs it elsewhere loads; to
 use it is an error.
 """
 
@@ -12,7 +12,7 @@ import json
 import sys
 import types
 import uuid
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import Any, Never, final
 
@@ -56,15 +56,15 @@ class _JsProxy:
 
 @final
 class _Missing:
-    """A global of JavaScript that is not stood in for."""
+    """Something of JavaScript that is not stood in for."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
     def _refuse(self) -> Never:
         raise NotImplementedError(
-            f"durable_storage.workers does not stand in for js.{self._name}; monkeypatch "
-            f"`{self._name}` in the module under test"
+            f"durable_storage.workers does not stand in for {self._name}; monkeypatch it in the "
+            "module under test"
         )
 
     def __call__(self, *_arguments: Any, **_options: Any) -> Never:
@@ -76,10 +76,14 @@ class _Missing:
         self._refuse()
 
 
-def _missing(name: str) -> _Missing:
-    if name.startswith("_"):
-        raise AttributeError(f"module 'js' has no attribute {name!r}")
-    return _Missing(name)
+def _missing(module: str) -> Callable[[str], Any]:
+    def find(name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        # The types of pyodide.ffi are kinds of JsProxy.
+        return _JsProxy if name.startswith("Js") else _Missing(f"{module}.{name}")
+
+    return find
 
 
 def _run_sync(_awaitable: Any) -> Never:
@@ -145,7 +149,7 @@ def _stand_ins() -> dict[str, types.ModuleType]:
         Request=web.Request,
         Response=web.Response,
         undefined=None,
-        __getattr__=_missing,
+        __getattr__=_missing("js"),
         JSON=space(stringify=_dumps, parse=json.loads),
         console=space(log=print, info=print, warn=print, error=print, debug=print),
         crypto=space(randomUUID=lambda: str(uuid.uuid4())),
@@ -161,6 +165,7 @@ def _stand_ins() -> dict[str, types.ModuleType]:
         JsException=DurableStorageError,
         JsNull=type(None),
         jsnull=None,
+        __getattr__=_missing("pyodide.ffi"),
     )
     pyodide = _module("pyodide", ffi=ffi, __version__="0.0.0", __path__=[])
     # Not imported at the top: the package is what imports this module.

@@ -167,6 +167,10 @@ async def test_a_global_that_is_missing_is_an_error_when_it_is_used(env: Any) ->
         js, ffi = importlib.import_module("js"), importlib.import_module("pyodide.ffi")
         with pytest.raises(NotImplementedError, match=r"js\.setTimeout"):
             js.setTimeout(print, 1)
+        with pytest.raises(NotImplementedError, match=r"pyodide\.ffi\.destroy_proxies"):
+            ffi.destroy_proxies([])
+        assert not isinstance([], ffi.JsArray)
+        assert not hasattr(ffi, "__wrapped__")
         with pytest.raises(NotImplementedError, match="await it"):
             ffi.run_sync(None)
         assert workers.import_from_javascript("cloudflare:workers").env is workers.env
