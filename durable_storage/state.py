@@ -183,6 +183,7 @@ class DurableObjectState:
         ``Promise.all`` needs nothing of the kind, a Python task group cannot be held at a gate.
         """
         life = self._life
+        life.admission("gather()")
         up = self._loop.current
         places = [life.place() for _ in branches]
         results: list[Any] = [None] * len(branches)
@@ -209,10 +210,12 @@ class DurableObjectState:
             raise ArgumentTypeError(
                 f"wait_until() takes an awaitable, got {type(awaitable).__name__}"
             )
-        if self._life.broken is not None:
+        try:
+            self._life.admission("wait_until()")
+        except BaseException:
             if isinstance(awaitable, Coroutine):
                 cast("Coroutine[Any, Any, object]", awaitable).close()
-            self._life.admission("wait_until()")
+            raise
 
         async def run() -> object:
             return await awaitable
@@ -231,12 +234,15 @@ class DurableObjectState:
             retry_alarm: whether an alarm event that calls this is tried again.
 
         Raises:
-            ObjectDead: always; the code of a dead object does not go on.
+            ObjectDead: always, in an event; the code of a dead object does not go on.
+            ObjectResetError: always, outside every event.
+            ConcurrencyError: called from another thread; nothing was reset.
         """
+        self._life.admission("abort()")
         message = ABORTED if reason is None else str(reason)
-        error = Aborted(message, retry_alarm=retry_alarm)
-        self._life.break_(error)
-        raise ObjectDead(message)
+        self._life.break_(Aborted(message, retry_alarm=retry_alarm))
+        self._life.admission("abort()")
+        raise AssertionError("a life that was broken admits somebody")
 
 
 def _first(failures: BaseException) -> BaseException:

@@ -30,8 +30,9 @@ async def deliver(
     Raises:
         ObjectResetError: the life ended before the answer could be given.
         OverloadedError: too many events wait for the object.
-        ConcurrencyError: the event could never be delivered.
+        ConcurrencyError: the event could never be delivered, or comes from another thread.
     """
+    loop.check_thread("an object")
     up = current_frame(loop)
     if up is None:
         return await _run(life_of, code, None)

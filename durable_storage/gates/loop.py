@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast, final
 
 import anyio
 
+from ..errors import ConcurrencyError
+
 if TYPE_CHECKING:
     from .event import Frame
 
@@ -212,6 +214,18 @@ class Loop:
         if loop is None or not loop._backend.same():
             loop = _LOCAL.loop = Loop()
         return loop
+
+    def check_thread(self, used: str) -> None:
+        """Refuse what another thread does with ``used``.
+
+        Raises:
+            ConcurrencyError: the caller is not on the thread of this loop.
+        """
+        if threading.get_ident() != self.thread_id:
+            raise ConcurrencyError(
+                f"{used} was used from another thread; it belongs to the thread of its event "
+                "loop. Return to that first, as anyio.from_thread.run() does"
+            )
 
     def own_failure(self, exc: BaseException) -> bool:
         """Whether code failed with ``exc`` by itself, and was not cancelled from outside."""

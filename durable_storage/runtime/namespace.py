@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final
 
 from ..errors import ArgumentTypeError, ArgumentValueError
@@ -220,6 +221,7 @@ def _method(
     residents = namespace._residents  # pyright: ignore[reportPrivateUsage]
     digits = str(object_id)
     loop = runtime.loop
+    thread_id = loop.thread_id
     make = object.__new__
     ticks = TICKS
     known: Resident | None = None
@@ -238,6 +240,7 @@ def _method(
             or (
                 outer is not None and not (outer.ended and (outer.life is life or outer.life.quiet))
             )
+            or get_ident() != thread_id
         ):
             return await deliver(args, kwargs)
         # A call from outside to an object that is awake and open: its first step is run here, and

@@ -562,6 +562,7 @@ class Runtime:
             DurableStorageError: the runtime is closing.
             OverloadedError: no room was made for it in time.
         """
+        self._loop.check_thread(namespace.cls.__name__)
         while self._offline_until is not None and current_frame(self._loop) is None:
             await self._offline_until.wait()
         record = namespace.record

@@ -776,3 +776,23 @@ async def test_a_section_that_times_out_names_the_call_that_waits_for_it() -> No
         assert "waited for too long" in errors[0]
         assert "'a'" in errors[0]
         assert "'b'" in errors[0]
+
+
+class Idle(DurableObject):
+    """Its method touches no storage."""
+
+    async def thread(self) -> int:
+        return threading.get_ident()
+
+
+async def test_an_object_runs_nothing_on_another_thread(anyio_backend_name: str) -> None:
+    async with Runtime() as runtime:
+        awake = runtime.namespace(Idle).get_by_name("awake")
+        asleep = runtime.namespace(Idle).get_by_name("asleep")
+        here = await awake.thread()
+        for stub in (awake, asleep):
+            with pytest.raises(ConcurrencyError, match="another thread"):
+                await anyio.to_thread.run_sync(
+                    lambda stub=stub: anyio.run(stub.thread, backend=anyio_backend_name)
+                )
+        assert await asleep.thread() == await awake.thread() == here

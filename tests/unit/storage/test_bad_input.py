@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import pytest
 
 from durable_storage import (
@@ -144,3 +146,40 @@ async def test_the_smallest_patterns_and_functions_do_not_stop_delete_all(tmp_pa
         )
         await ctx.storage.delete_all()
         assert sql.exec("SELECT name FROM sqlite_master").to_array() == []
+
+
+async def test_no_other_thread_uses_the_state(tmp_path: Path, anyio_backend_name: str) -> None:
+    async def code() -> int:
+        return 1
+
+    async with DurableObjectState.open(tmp_path / "object.sqlite") as ctx:
+
+        async def run_event() -> None:
+            await ctx.run_event(code)
+
+        async def gather() -> None:
+            await ctx.gather()
+
+        async def wait_until() -> None:
+            ctx.wait_until(code())
+
+        async def abort() -> None:
+            ctx.abort()
+
+        for use in (run_event, gather, wait_until, abort):
+            with pytest.raises(ConcurrencyError, match="another thread"):
+                await anyio.to_thread.run_sync(
+                    lambda use=use: anyio.run(use, backend=anyio_backend_name)
+                )
+        assert await ctx.run_event(code) == 1
+
+
+async def test_an_abort_outside_every_event_is_an_error_like_any_other(
+    tmp_path: Path,
+) -> None:
+    async with DurableObjectState.open(tmp_path / "object.sqlite") as ctx:
+        ctx.storage.put("key", 1)
+        for _ in range(2):
+            with pytest.raises(ObjectResetError, match="enough"):
+                ctx.abort("enough")
+        assert await ctx.run_event(lambda: ctx.storage.kv.get("key")) is None
