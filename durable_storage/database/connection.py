@@ -605,7 +605,7 @@ class Database:
             ) from error
         if size > limit:
             raise too_big("statement too long")
-        statement = parse_script(text)
+        statement = parse_script(text, self._limits.parameters)
         if self._lowered:
             statement.is_simple_read = False
         if len(self._statements) >= STATEMENTS_MAX:

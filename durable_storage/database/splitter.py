@@ -14,7 +14,15 @@ from typing import Final
 
 from .authorizer import is_reserved
 
-__all__ = ["leading_keyword", "renames_into_reserved", "split_script", "without_blanks", "writes"]
+__all__ = [
+    "leading_keyword",
+    "parameter_names",
+    "renames_into_reserved",
+    "split_script",
+    "with_names",
+    "without_blanks",
+    "writes",
+]
 
 # Python counts more characters as white space than SQL does.
 _SPACE: Final = r"[ \t-\r]"
@@ -26,9 +34,12 @@ _WORD: Final = re.compile(r"[A-Za-z]+")
 _TOKEN: Final = re.compile(
     rf"{_COMMENT}"
     r"|'(?:[^']|'')*+(?:'|\Z)|\"(?:[^\"]|\"\")*+(?:\"|\Z)|`(?:[^`]|``)*+(?:`|\Z)|\[[^\]]*(?:\]|\Z)"
-    r"|[:@$]?(?:[\w$]|[^\x00-\x7f])+|\S",
+    r"|[:@$]?(?:[\w$]|[^\x00-\x7f])+|\?\d*|\S",
     re.DOTALL,
 )
+
+# No parameter of SQLite has a number with so many digits.
+_DIGITS_MAX: Final = 10
 
 _TRIGGER: Final = re.compile(r"(EXPLAIN (QUERY PLAN )?)?CREATE (TEMP(ORARY)? )?TRIGGER\b")
 _HEAD_WORDS: Final = 6
@@ -111,11 +122,56 @@ def parameter_names(statement: str) -> tuple[str, ...] | None:
     Also ``None`` when two names differ only in the character before them.
     """
     tokens = _tokens(statement)
-    marked = list(dict.fromkeys(token for token in tokens if token[0] in ":@$" and token[1:]))
+    marked = list(dict.fromkeys(token for token in tokens if _is_named(token)))
     names = tuple(token[1:] for token in marked)
-    if not names or "?" in tokens or len(set(names)) < len(names):
+    if not names or len(set(names)) < len(names) or any(token[0] == "?" for token in tokens):
         return None
     return names
+
+
+def with_names(statement: str, most: int) -> tuple[str, tuple[str, ...] | None]:
+    """Return the statement with a name for each of its parameters, and the names by index.
+
+    A number is a name: ``?3`` is called 3. Only a statement in which parameters have no name or
+    share one is changed, so that ``SELECT :a`` still gives a column of that name. The names are
+    ``None`` where there are no parameters but ``?``, and where SQLite refuses a number: it counts
+    to ``most``.
+    """
+    marks = [m for m in _TOKEN.finditer(statement) if m[0][0] == "?" or _is_named(m[0])]
+    if all(mark[0] == "?" for mark in marks):
+        return statement, None
+    # As SQLite counts: a new name, and one without, is one more than the largest so far.
+    indexes: dict[str, int] = {}
+    found: list[int] = []
+    names: dict[int, str] = {}
+    largest = 0
+    for mark in marks:
+        text = mark[0]
+        if text[0] == "?" and text[1:]:
+            index = int(text[1:]) if len(text) < _DIGITS_MAX else 0
+        else:
+            index = indexes.get(text, largest + 1)
+        if not 0 < index <= most:
+            return statement, None
+        if text != "?":
+            indexes[text] = index
+            names.setdefault(index, text[1:])
+        found.append(index)
+        largest = max(largest, index)
+    if len(set(names.values())) == largest:
+        return statement, tuple(names[index] for index in range(1, largest + 1))
+    numbers = {index: str(number) for number, index in enumerate(sorted(set(found)), 1)}
+    pieces: list[str] = []
+    end = 0
+    for mark, index in zip(marks, found, strict=True):
+        pieces += statement[end : mark.start()], "?", numbers[index]
+        end = mark.end()
+    named = "".join(pieces) + statement[end:]
+    return named, tuple(numbers.get(index, "") for index in range(1, largest + 1))
+
+
+def _is_named(token: str) -> bool:
+    return token[0] in ":@$" and token[1:] != ""
 
 
 def _tokens(statement: str) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from .program import Op, Program
 from .reading import Reading
-from .splitter import leading_keyword, parameter_names, renames_into_reserved, split_script, writes
+from .splitter import leading_keyword, renames_into_reserved, split_script, with_names, writes
 
 __all__ = ["Parameters", "RowBuilder", "Statement", "parse_script", "row_builder"]
 
@@ -85,12 +85,12 @@ NAMES_NEED_A_MAPPING: Final = sys.version_info >= (3, 12)
 _SCHEMA_KEYWORDS: Final = frozenset({"CREATE", "DROP", "ALTER", "REINDEX", "ANALYZE"})
 
 
-def parse_script(script: str) -> Statement:
+def parse_script(script: str, parameters_max: int) -> Statement:
     """Return the last statement of ``script``, holding the earlier ones."""
     *earlier, last = map(_describe, split_script(script))
     last.earlier = tuple(earlier)
     if NAMES_NEED_A_MAPPING:
-        last.names = parameter_names(last.sql)
+        last.sql, last.names = with_names(last.sql, parameters_max)
     last.is_simple_read = bool(last.sql and not (earlier or last.is_write or last.names))
     return last
 

@@ -147,13 +147,20 @@ def test_text_that_is_not_utf_8_is_found_by_every_way_to_read(tmp_path: Path) ->
 # ---- parameters
 
 
-@pytest.mark.parametrize("need_a_mapping", [False, True])
+@pytest.mark.parametrize("need_a_mapping", sorted({statement_module.NAMES_NEED_A_MAPPING, True}))
 def test_parameters_may_be_named_and_numbered(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, need_a_mapping: bool
 ) -> None:
     monkeypatch.setattr(statement_module, "NAMES_NEED_A_MAPPING", need_a_mapping)
     assert rig.rows("SELECT :a, @b, $c, :a, ':x'", 1, 2, 3) == [(1, 2, 3, 1, ":x")]
     assert rig.rows("SELECT ?2, ?1", 1, 2) == [(2, 1)]
+    assert rig.rows("SELECT ?, :a, ?1, ?, @a, ?3", 1, 2, 3, 4) == [(1, 2, 1, 3, 4, 3)]
+    assert rig.rows("SELECT ?3, ?1, '?2'", 1, 2, 3) == [(3, 1, "?2")]
+    assert rig.rows("SELECT :1, ?2, $a, ?1, :1", 1, 2, 3) == [(1, 2, 3, 1, 1)]
+    assert rig.exec("SELECT :a, ?2 AS b", 1, 2).column_names == [":a", "b"]
+    for number in ("?0", "?101", "?32767", "?99999999999999999999"):
+        with pytest.raises(SqlError, match=r"must be between|too many"):
+            rig.exec(f"SELECT {number}", 1)
     assert rig.exec("SELECT :a AS v", 5).rows_read == 0
     rig.exec("CREATE TABLE t(a)")
     assert rig.exec("INSERT INTO t VALUES(:a)", 5).rows_written == 1

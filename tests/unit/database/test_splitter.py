@@ -9,6 +9,7 @@ from durable_storage.database.splitter import (
     parameter_names,
     renames_into_reserved,
     split_script,
+    with_names,
     writes,
 )
 
@@ -95,6 +96,7 @@ def test_what_could_write(statement: str, expected: bool) -> None:
         ("SELECT ?", None),
         ("SELECT :a, @b, $c, :a", ("a", "b", "c")),
         ("SELECT :a, ?", None),
+        ("SELECT :a, ?1", None),
         ("SELECT :a, @a", None),
         ("SELECT ':a', \":b\" -- :c", None),
         ("SELECT ':a', :é", ("é",)),
@@ -102,3 +104,24 @@ def test_what_could_write(statement: str, expected: bool) -> None:
 )
 def test_the_names_of_parameters(statement: str, names: tuple[str, ...] | None) -> None:
     assert parameter_names(statement) == names
+
+
+@pytest.mark.parametrize(
+    ("statement", "named", "names"),
+    [
+        ("SELECT ?, '?1' -- :a", None, None),
+        ("SELECT ?2, ?1", None, ("1", "2")),
+        ("SELECT :a, ?2, ?1", None, ("a", "2")),
+        ("SELECT ?, ?1", None, ("1",)),
+        ("SELECT :a, ?", "SELECT ?1, ?2", ("1", "2")),
+        ("SELECT :a, @a, :a", "SELECT ?1, ?2, ?1", ("1", "2")),
+        ("SELECT ?4, ?2 -- ?", "SELECT ?2, ?1 -- ?", ("", "1", "", "2")),
+        ("SELECT ?0, :a", None, None),
+        ("SELECT ?9", None, None),
+        ("SELECT ?99999999999999999999", None, None),
+    ],
+)
+def test_every_parameter_is_given_a_name(
+    statement: str, named: str | None, names: tuple[str, ...] | None
+) -> None:
+    assert with_names(statement, 8) == (named or statement, names)
