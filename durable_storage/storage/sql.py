@@ -21,7 +21,7 @@ Row = TypeVar("Row")
 class SqlStorage:
     """SQL on the object's own database. See Cloudflare's "SQL API"."""
 
-    __slots__ = ("_database", "_exec", "_life", "_loop", "_session")
+    __slots__ = ("_before_write", "_database", "_exec", "_life", "_loop", "_session")
 
     def __init__(self, session: Session) -> None:
         self._bind(session)
@@ -30,14 +30,15 @@ class SqlStorage:
         self._session = session
         self._database = session.database
         self._exec = session.database.exec
-        self._life = session.life
-        self._loop = session.life.loop
-        session.database.thread_id = session.life.loop.thread_id
+        self._life = life = session.life
+        self._loop = life.loop
+        session.database.thread_id = life.loop.thread_id
 
-    def _before_write(self) -> None:
-        """The first statement of a transaction that may write is about to run."""
-        self._session.before_sql_write()
-        self._life.pending = True
+        def before_write() -> None:
+            session.before_sql_write()
+            life.pending = True
+
+        self._before_write = before_write
 
     @overload
     def exec(self, query: str, *bindings: object) -> SqlStorageCursor[dict[str, Any]]: ...
