@@ -41,7 +41,7 @@ CLIENTS = 30
 ROWS_KEPT = 40
 LOOKED_AT = 40
 LIFE_SECONDS = (2.0, 12.0)
-PATIENCE_SECONDS = 90
+PATIENCE_SECONDS = 600
 CHANCE_OF_FAULT = 0.0005
 HISTORY = History(retention=datetime.timedelta(minutes=10), segment_size_bytes=64 * 1024)
 Refusals = (DurableStorageError, OSError)
