@@ -180,7 +180,7 @@ def test_a_file_that_another_process_has_open_is_refused(path: Path) -> None:
     other.execute("PRAGMA journal_mode=WAL")
     other.execute("BEGIN IMMEDIATE")
     other.execute("INSERT INTO t VALUES(1)")
-    with pytest.raises(DatabaseFileError, match="open in another process"):
+    with pytest.raises(DatabaseFileError, match="open already, in this process or another"):
         CommitLog.open(path, settings=SMALL, clock_ms=ManualTime())
     other.close()
     Session(path).close()
