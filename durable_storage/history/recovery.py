@@ -412,7 +412,9 @@ def _checkpoint(connection: sqlite3.Connection) -> tuple[int, int]:
 
 
 def _in_use(path: str) -> DatabaseFileError:
-    return DatabaseFileError(f"{path} is open already, in this process or another; close it there first")
+    return DatabaseFileError(
+        f"{path} is open already, in this process or another; close it there first"
+    )
 
 
 def _size(path: str) -> int:
