@@ -390,13 +390,13 @@ class Namespace(Generic[O]):
         """The id of the object called ``name``; always the same."""
         return self._namespace.id_from_name(name)
 
-    def id_from_string(self, digits: str) -> DurableObjectId:
+    def id_from_string(self, hex: str) -> DurableObjectId:
         """The id that ``str(id)`` wrote.
 
         Raises:
             ArgumentValueError: not 64 hex digits, or the id of another namespace.
         """
-        return self._namespace.id_from_string(digits)
+        return self._namespace.id_from_string(hex)
 
     def new_unique_id(self, *, jurisdiction: Jurisdiction | None = None) -> DurableObjectId:
         """The id of an object that does not exist yet."""
