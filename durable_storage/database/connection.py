@@ -524,8 +524,7 @@ class Database:
         if self._writer.description is None:
             return rows
         if statement.builder is None:
-            description = self._writer.description
-            statement.builder = row_builder(tuple(column[0] for column in description))
+            statement.builder = row_builder(statement.columns(self._writer.description))
         while True:
             try:
                 rows.extend(self._writer)

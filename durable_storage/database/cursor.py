@@ -208,7 +208,7 @@ class SqlStorageCursor(Generic[Row]):
 
     def _builder(self) -> RowBuilder:
         description = self.source.description if isinstance(self.source, sqlite3.Cursor) else None
-        columns = tuple(column[0] for column in description or ())
+        columns = self._statement.columns(description or ())
         builder = self._statement.builder = row_builder(columns)
         return builder
 

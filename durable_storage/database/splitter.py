@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 import sqlite3
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 from .authorizer import is_reserved
 
 __all__ = [
+    "Named",
     "leading_keyword",
     "parameter_names",
     "renames_into_reserved",
@@ -40,6 +41,7 @@ _TOKEN: Final = re.compile(
 
 # No parameter of SQLite has a number with so many digits.
 _DIGITS_MAX: Final = 10
+_GIVEN: Final = re.compile(r":_cf_(\d+)_")
 
 _TRIGGER: Final = re.compile(r"(EXPLAIN (QUERY PLAN )?)?CREATE (TEMP(ORARY)? )?TRIGGER\b")
 _HEAD_WORDS: Final = 6
@@ -129,21 +131,39 @@ def parameter_names(statement: str) -> tuple[str, ...] | None:
     return names
 
 
-def with_names(statement: str, most: int) -> tuple[str, tuple[str, ...] | None]:
-    """Return the statement with a name for each of its parameters, and the names by index.
+class Named(NamedTuple):
+    """A statement each of whose parameters has a name.
 
-    A number is a name: ``?3`` is called 3. Only a statement in which parameters have no name or
-    share one is changed, so that ``SELECT :a`` still gives a column of that name. The names are
+    Attributes:
+        sql: its text.
+        names: the names by index.
+        texts: what stood in the place of those that were given a name; empty if none were.
+    """
+
+    sql: str
+    names: tuple[str, ...]
+    texts: tuple[str, ...] = ()
+
+    def as_written(self, column: str) -> str:
+        """The name of a column before the parameters in it were given names."""
+        return _GIVEN.sub(lambda match: self.texts[int(match[1]) - 1], column)
+
+
+def with_names(statement: str, most: int) -> Named | None:
+    """Return the statement with a name for each of its parameters.
+
+    A number is a name: ``?3`` is called 3. Where one has none, or two share one, all are given
+    names.
     ``None`` where there are no parameters but ``?``, and where SQLite refuses a number: it counts
     to ``most``.
     """
     marks = [m for m in _TOKEN.finditer(statement) if m[0][0] == "?" or _is_named(m[0])]
     if all(mark[0] == "?" for mark in marks):
-        return statement, None
+        return None
     # As SQLite counts: a new name, and one without, is one more than the largest so far.
     indexes: dict[str, int] = {}
     found: list[int] = []
-    names: dict[int, str] = {}
+    texts: dict[int, str] = {}
     largest = 0
     for mark in marks:
         text = mark[0]
@@ -152,22 +172,22 @@ def with_names(statement: str, most: int) -> tuple[str, tuple[str, ...] | None]:
         else:
             index = indexes.get(text, largest + 1)
         if not 0 < index <= most:
-            return statement, None
+            return None
         if text != "?":
             indexes[text] = index
-            names.setdefault(index, text[1:])
+            texts.setdefault(index, text)
         found.append(index)
         largest = max(largest, index)
-    if len(set(names.values())) == largest:
-        return statement, tuple(names[index] for index in range(1, largest + 1))
-    numbers = {index: str(number) for number, index in enumerate(sorted(set(found)), 1)}
+    if len({text[1:] for text in texts.values()}) == largest:
+        return Named(statement, tuple(texts[index][1:] for index in range(1, largest + 1)))
+    names = tuple(f"_cf_{index}_" for index in range(1, largest + 1))
     pieces: list[str] = []
     end = 0
     for mark, index in zip(marks, found, strict=True):
-        pieces += statement[end : mark.start()], "?", numbers[index]
+        pieces += statement[end : mark.start()], ":", names[index - 1]
         end = mark.end()
     named = "".join(pieces) + statement[end:]
-    return named, tuple(numbers.get(index, "") for index in range(1, largest + 1))
+    return Named(named, names, tuple(texts.get(index, "?") for index in range(1, largest + 1)))
 
 
 def _is_named(token: str) -> bool:

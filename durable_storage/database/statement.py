@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import sqlite3
 import sys
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, Final
 
 from .program import Op, Program
@@ -45,6 +45,8 @@ class Statement:
         changes_schema: what was prepared before may mean something else afterwards.
         forbidden: it gives a table a reserved name.
         names: of its parameters, where Python wants a mapping for them.
+        as_written: gives columns the names that they have without the names that parameters were
+            given; ``None`` if none were.
         is_simple_read: it stands alone, is allowed, changes no schema and only reads.
         is_simple_write: it stands alone, is allowed, changes no schema, writes, has run before and
             nobody asked for its counts.
@@ -61,6 +63,7 @@ class Statement:
     changes_schema: bool = False
     forbidden: bool = False
     names: tuple[str, ...] | None = None
+    as_written: Callable[[str], str] | None = None
     builder: RowBuilder | None = None
     is_simple_read: bool = False
     is_simple_write: bool = False
@@ -70,6 +73,11 @@ class Statement:
     counts: dict[Hashable, tuple[int, int]] = dataclasses.field(
         default_factory=dict[Hashable, tuple[int, int]]
     )
+
+    def columns(self, description: Iterable[tuple[Any, ...]]) -> tuple[str, ...]:
+        """The names of its columns, from what a cursor says of them."""
+        columns: Iterator[str] = (column[0] for column in description)
+        return tuple(columns if self.as_written is None else map(self.as_written, columns))
 
     def done(self) -> None:
         """Note that a write has run once, so that the next run needs no care."""
@@ -90,7 +98,11 @@ def parse_script(script: str, parameters_max: int) -> Statement:
     *earlier, last = map(_describe, split_script(script))
     last.earlier = tuple(earlier)
     if NAMES_NEED_A_MAPPING:
-        last.sql, last.names = with_names(last.sql, parameters_max)
+        named = with_names(last.sql, parameters_max)
+        if named is not None:
+            last.sql, last.names = named.sql, named.names
+            if named.texts:
+                last.as_written = named.as_written
     last.is_simple_read = bool(last.sql and not (earlier or last.is_write or last.names))
     return last
 

@@ -158,6 +158,7 @@ def test_parameters_may_be_named_and_numbered(
     assert rig.rows("SELECT ?3, ?1, '?2'", 1, 2, 3) == [(3, 1, "?2")]
     assert rig.rows("SELECT :1, ?2, $a, ?1, :1", 1, 2, 3) == [(1, 2, 3, 1, 1)]
     assert rig.exec("SELECT :a, ?2 AS b", 1, 2).column_names == [":a", "b"]
+    assert rig.exec("SELECT ? , ?2+1, :a", 1, 2, 3).column_names == ["?", "?2+1", ":a"]
     for number in ("?0", "?101", "?32767", "?99999999999999999999"):
         with pytest.raises(SqlError, match=r"must be between|too many"):
             rig.exec(f"SELECT {number}", 1)
