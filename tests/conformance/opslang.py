@@ -502,9 +502,13 @@ def _list_difference(
     base_ms: int,
     dead: bool,
 ) -> str | None:
-    if got is None or len(got) != len(expected):
+    if got is None:
         return f"{part}: number of outcomes"
-    for number, (answer, ours) in enumerate(zip(expected, got, strict=True)):
+    both = min(len(expected), len(got))
+    # Steps at the end that an event never came to are recorded as pending, or not at all.
+    if any(outcome != {"pending": True} for outcome in (*expected[both:], *got[both:])):
+        return f"{part}: number of outcomes"
+    for number, (answer, ours) in enumerate(zip(expected, got, strict=False)):
         if dead and ours.get("pending"):
             continue  # issued, and the event died before it was awaited
         step = steps[number] if number < len(steps) else {}
@@ -521,11 +525,15 @@ def _value_difference(
         if not isinstance(expected, list) or len(expected) != len(got):
             return "number of uses"
         for number, (answer, ours) in enumerate(zip(expected, got, strict=True)):
+            broken = step.get("op") == "iter" and answer.get("error", {}).get("internal")
+            if broken and "value" in ours:
+                continue  # an internal error there; ours goes on with what is stored
             found = difference({}, answer, ours, base_ms)
             if found is not None:
                 return f"use[{number}]: {found}"
         return None
-    if step.get("op") == "getCurrentBookmark" and isinstance(expected, str):
+    bookmark = step.get("op") == "getCurrentBookmark" and "project" not in step
+    if bookmark and isinstance(expected, str):
         # The original's local build only counts; ours are real, and look the same.
         return None if isinstance(got, str) and _LOCAL_BOOKMARK.match(got) else "no bookmark"
     return None if same(decode(expected, base_ms, expected=True), got) else "another value"

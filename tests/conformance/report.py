@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
+
+# What an object must hold to be a case: of one object, and of several events.
+MARKS: Final = ("steps", "events")
 
 Backend = Literal["asyncio", "trio"]
 Verdict = Literal["passed", "failed", "skipped"]
@@ -46,18 +50,20 @@ def load(directory: Path, mark: str) -> tuple[list[dict[str, Any]], list[Result]
     """Return every case below ``directory``, and a failure for each file that holds none.
 
     A file is one case, a list of cases, or an object that holds such a list; ``mark`` is the
-    key that makes an object a case. A case without a suite gets the name of its file.
+    key that makes an object a case. A case without a suite gets the name of its file. Files of the
+    other kind of cases, which may lie beside them, are passed over.
     """
     cases: list[dict[str, Any]] = []
     unreadable: list[Result] = []
     paths = [directory] if directory.is_file() else sorted(directory.rglob("*.json"))
     for path in paths:
         try:
-            found = list(_cases(json.loads(path.read_text(encoding="utf-8")), mark))
+            content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as exc:
             unreadable.append(Result(path.name, path.stem, "failed", f"cannot be read: {exc}"))
             continue
-        if not found:
+        found = list(_cases(content, mark))
+        if not found and not any(any(_cases(content, other)) for other in MARKS if other != mark):
             unreadable.append(Result(path.name, path.stem, "failed", "holds no case"))
         for number, case in enumerate(found):
             case.setdefault("name", f"{path.stem}/{number}")
@@ -73,7 +79,7 @@ def _cases(content: Any, mark: str) -> Iterable[dict[str, Any]]:
     elif isinstance(content, dict):
         if mark in content:
             yield content
-        else:
+        elif not any(other in content for other in MARKS):
             for key, item in content.items():
                 for case in _cases(item, mark):
                     case.setdefault("name", key)
@@ -114,6 +120,8 @@ def main(
     parser.add_argument("--only", default="", help="run the cases whose name contains this")
     parser.add_argument("--skipped", action="store_true", help="also print why cases are skipped")
     arguments = parser.parse_args()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # recordings hold lone surrogates
     if not arguments.directory.exists():
         parser.error(f"{arguments.directory} does not exist")
     cases, unreadable = load(arguments.directory, mark)

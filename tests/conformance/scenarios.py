@@ -116,7 +116,7 @@ class ScenarioRun:
         """Deliver every event and look at what remains."""
         starts: dict[float, list[dict[str, Any]]] = {}
         for event in self.scenario["events"]:
-            starts.setdefault(event["start_ms"], []).append(event)
+            starts.setdefault(event.get("start_ms", 0), []).append(event)
 
         async with anyio.create_task_group() as tasks:
 
@@ -427,23 +427,30 @@ class Actor(DurableObject):
         return result
 
     async def _parallel(self, branches: Sequence[Sequence[Step]], context: Context) -> list[Any]:
-        """Run branches together as ``Promise.all`` does."""
-        if hasattr(self.ctx, "gather"):
+        """Run branches together as ``Promise.all`` does: one that fails does not end the others."""
+        if not any(throws(branch) for branch in branches):
             return list(await self.ctx.gather(*(self._all(steps, context) for steps in branches)))
         results: list[Any] = [None] * len(branches)
+        failures: list[Exception] = []
+        over = anyio.Event()
 
         async def branch(number: int) -> None:
-            results[number] = await self._all(branches[number], context)
+            try:
+                results[number] = await self._all(branches[number], context)
+            except Exception as exc:
+                failures.append(exc)
+                over.set()
 
-        try:
-            async with anyio.create_task_group() as tasks:
-                for number in range(len(branches)):
-                    tasks.start_soon(branch, number)
-        except BaseExceptionGroup as group:
-            first: BaseException = group
-            while isinstance(first, BaseExceptionGroup):
-                first = first.exceptions[0]
-            raise first from None
+        async def together() -> None:
+            try:
+                await self.ctx.gather(*map(branch, range(len(branches))))
+            finally:
+                over.set()
+
+        self.ctx.wait_until(together())
+        await over.wait()
+        if failures:
+            raise failures[0]
         return results
 
     async def _nest(self, op: str, depth: int) -> str:
@@ -453,6 +460,13 @@ class Actor(DurableObject):
         if op == "nest_bcw":
             return await self.ctx.block_concurrency_while(lambda: self._nest(op, depth - 1))
         return await self.ctx.storage.transaction(lambda _: self._nest(op, depth - 1))
+
+
+def throws(steps: Any) -> bool:
+    """Tell whether a step in ``steps``, or in a step of them, throws."""
+    if not isinstance(steps, list):
+        return False
+    return steps[:1] == ["throw"] or any(throws(step) for step in steps)
 
 
 # --- judging ------------------------------------------------------------------------------
@@ -681,12 +695,11 @@ async def run_scenarios(scenarios: Sequence[Scenario]) -> list[Result]:
             try:
                 with anyio.fail_after(15 * slowness):
                     await run.play()
+                results[number] = judged(run)
             except TimeoutError:
                 results[number] = failure(scenario, f"did not finish: {run}")
             except Exception as exc:
                 results[number] = failure(scenario, f"the run broke: {show(exc)}")
-            else:
-                results[number] = judged(run)
 
         limiter = anyio.Semaphore(SIDE_BY_SIDE)
 

@@ -176,6 +176,129 @@ CASES = [
     ),
 ]
 
+
+def kv_list(name: str, *use: Any) -> dict[str, Any]:
+    return {"op": "kv.list", "args": [], "as": name, "use": list(use)}
+
+
+def iterate(name: str, *use: Any) -> dict[str, Any]:
+    return {"op": "iter", "name": name, "use": list(use)}
+
+
+INVALIDATED = {
+    "error": {
+        "message": "kv.list() iterator was invalidated because a new call to kv.list() was started."
+    }
+}
+INTERNAL = {"error": {"message": "internal error", "messageLoose": True, "internal": True}}
+
+CASES += [
+    case(
+        "an invalidated iterator raises at every step",
+        (put("a", 1), NOTHING),
+        (put("b", 2), NOTHING),
+        (kv_list("x", "next"), {"value": [{"value": {"done": False, "value": ["a", 1]}}]}),
+        ({"op": "kv.list", "args": []}, {"value": [["a", 1], ["b", 2]]}),
+        (iterate("x", "next", "next", "rest"), {"value": [INVALIDATED] * 3}),
+    ),
+    case(
+        "an iterator whose table was rolled back may go on",
+        (put("a", 1), NOTHING),
+        (put("b", 2), NOTHING),
+        (kv_list("x", "next"), {"value": [{"value": {"done": False, "value": ["a", 1]}}]}),
+        (
+            {"op": "transactionSync", "steps": [put("c", 3)], "throw": "undo"},
+            {"steps": [NOTHING], "error": {"name": "Error", "message": "undo"}},
+        ),
+        (iterate("x", "rest"), {"value": [INTERNAL]}),
+    ),
+    case(
+        "a limit with a fraction",
+        (put("a", 1), NOTHING),
+        ({"op": "list", "args": [{"limit": 1.9}]}, {"value": {"$map": [["a", 1]]}}),
+        (
+            {"op": "list", "args": [{"limit": 0.9}]},
+            {"error": {"name": "TypeError", "message": "List limit must be positive."}},
+        ),
+    ),
+    case(
+        "what a bookmark is, not which",
+        (
+            {"op": "getCurrentBookmark", "args": [], "project": "typeof"},
+            {"value": "string"},
+        ),
+        ({"op": "getCurrentBookmark", "args": [], "project": "length"}, {"value": 59}),
+    ),
+    case(
+        "an event of several that never starts",
+        (
+            {
+                "op": "parallelEvents",
+                "staggerMs": 1,
+                "events": [
+                    {
+                        "steps": [
+                            {
+                                "op": "blockConcurrencyWhile",
+                                "steps": [{"op": "tick", "ms": 60}],
+                                "throw": "x",
+                            }
+                        ]
+                    },
+                    {"steps": [put("a", 1), get("a")]},
+                ],
+            },
+            {
+                "value": "ok",
+                "events": [
+                    {"delivered": False, "error": {"message": "x"}, "steps": [{"pending": True}]},
+                    {
+                        "delivered": False,
+                        "error": {"message": "x"},
+                        "steps": [{"pending": True}, {"pending": True}],
+                    },
+                ],
+            },
+        ),
+    ),
+]
+
+BRANCHES = {
+    "name": "own-branches",
+    "events": [
+        {
+            "id": "e1",
+            "start_ms": 0,
+            "steps": [
+                [
+                    "try",
+                    [
+                        [
+                            "parallel",
+                            [[["sleep", 60], ["log", "late"]], [["log", "in"], ["throw", "x"]]],
+                        ]
+                    ],
+                    [["log", "handled"]],
+                ]
+            ],
+        }
+    ],
+    "settle_ms": 150,
+    "expect": {
+        "trace": [
+            ["@main", "ctor#1"],
+            ["e1", "in"],
+            ["e1", "caught:x"],
+            ["e1", "handled"],
+            ["e1", "late"],
+        ],
+        "results": {"e1": {"ok": "handled"}},
+        "done": ["e1"],
+        "storage": {"main": {"kv": {}, "sql": {}, "mem": {}}},
+        "ctors": {"main": 1},
+    },
+}
+
 SCENARIO = {
     "name": "own-words",
     "events": [
@@ -236,10 +359,27 @@ def test_every_word_of_the_language_is_understood(backend: report.Backend) -> No
         assert result.verdict == "passed", str(result)
 
 
+@pytest.mark.parametrize("scenario", [SCENARIO, BRANCHES])
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_every_step_of_a_scenario_is_understood(backend: report.Backend) -> None:
-    (result,) = scenarios.run([json.loads(json.dumps(SCENARIO))], backend)
+def test_every_step_of_a_scenario_is_understood(
+    backend: report.Backend, scenario: dict[str, Any]
+) -> None:
+    (result,) = scenarios.run([json.loads(json.dumps(scenario))], backend)
     assert result.verdict == "passed", str(result)
+
+
+@pytest.mark.parametrize("expect", [{}, {"storage": {}}, {**BRANCHES["expect"], "ctors": {}}])
+def test_a_scenario_without_its_expectation_is_a_failure(expect: dict[str, Any]) -> None:
+    scenario = json.loads(json.dumps({**BRANCHES, "expect": expect}))
+    (result,) = scenarios.run([scenario], "asyncio")
+    assert result.verdict == "failed"
+
+
+def test_an_unknown_word_of_an_expectation_is_a_failure_and_the_run_goes_on() -> None:
+    cases = [case("unknown", (get("a"), {"value": {"$surprise": 1}})), case("known")]
+    unknown, known = vectors.run(cases, "asyncio")
+    assert (unknown.verdict, known.verdict) == ("failed", "passed")
+    assert "$surprise" in unknown.reason
 
 
 @pytest.mark.parametrize(
@@ -282,9 +422,12 @@ def test_files_of_several_forms_are_read(tmp_path: Path) -> None:
     (tmp_path / "deeper" / "one.json").write_text(json.dumps(own))
     (tmp_path / "broken.json").write_text("{")
     (tmp_path / "empty.json").write_text("[]")
+    (tmp_path / "scenario.json").write_text(json.dumps(SCENARIO))
     cases, unreadable = report.load(tmp_path, "steps")
     assert len(cases) == 3
     assert sorted(result.name for result in unreadable) == ["broken.json", "empty.json"]
+    cases, _ = report.load(tmp_path, "events")
+    assert [scenario["name"] for scenario in cases] == ["own-words"]
 
 
 def test_a_report_counts_and_shows_what_differs(capsys: pytest.CaptureFixture[str]) -> None:
