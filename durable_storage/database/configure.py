@@ -18,6 +18,7 @@ __all__ = [
     "LoweredLimits",
     "connect",
     "reset_pragmas",
+    "set_defensive",
     "set_synchronous",
 ]
 
@@ -116,10 +117,7 @@ def _configure(connection: sqlite3.Connection, path: str, limits: Limits) -> Non
     _compare(path, "wal_autocheckpoint", 0, found)
     for category, _, value in _run_time_limits(limits):
         connection.setlimit(category, value)
-    # Keeps SQL from writing to the shadow tables of FTS5 and R*Tree. Python 3.12 and later.
-    set_config: Callable[[int, bool], None] | None = getattr(connection, "setconfig", None)
-    if set_config is not None:
-        set_config(getattr(sqlite3, "SQLITE_DBCONFIG_DEFENSIVE"), True)  # noqa: B009
+    set_defensive(connection, defensive=True)
 
 
 def _run_time_limits(limits: Limits) -> Iterator[tuple[int, int, int]]:
@@ -178,6 +176,16 @@ def reset_pragmas(connection: sqlite3.Connection, path: str) -> None:
 def set_synchronous(connection: sqlite3.Connection, path: str, *, normal: bool) -> None:
     """Let SQLite sync at checkpoints and WAL restarts, or not at all."""
     _set(connection, path, "synchronous", _NORMAL if normal else _OFF)
+
+
+def set_defensive(connection: sqlite3.Connection, *, defensive: bool) -> None:
+    """Refuse writes to the shadow tables of FTS5 and R*Tree, and to the schema's own table, or not.
+
+    Before CPython 3.12 this cannot be set, and nothing happens.
+    """
+    set_config: Callable[[int, bool], None] | None = getattr(connection, "setconfig", None)
+    if set_config is not None:
+        set_config(getattr(sqlite3, "SQLITE_DBCONFIG_DEFENSIVE"), defensive)  # noqa: B009
 
 
 def _set(connection: sqlite3.Connection, path: str, name: str, value: str | int) -> None:

@@ -68,12 +68,13 @@ def _drop_sequences(sql: InternalSql) -> None:
     """Drop ``sqlite_sequence``, which SQLite allows only under another name."""
     if sql.value(_SEQUENCES) is None:
         return
-    sql.execute(own("PRAGMA writable_schema=ON"))
-    sql.execute(
-        own(
-            "UPDATE sqlite_master SET name='_cf_SEQUENCE', tbl_name='_cf_SEQUENCE',"
-            " sql='CREATE TABLE _cf_SEQUENCE(name,seq)' WHERE name='sqlite_sequence'"
+    with sql.undefended():
+        sql.execute(own("PRAGMA writable_schema=ON"))
+        sql.execute(
+            own(
+                "UPDATE sqlite_master SET name='_cf_SEQUENCE', tbl_name='_cf_SEQUENCE',"
+                " sql='CREATE TABLE _cf_SEQUENCE(name,seq)' WHERE name='sqlite_sequence'"
+            )
         )
-    )
-    sql.execute(own("PRAGMA writable_schema=RESET"))
+        sql.execute(own("PRAGMA writable_schema=RESET"))
     sql.execute(own("DROP TABLE _cf_SEQUENCE"))

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, final
 
 from .authorizer import Authorizer
+from .configure import set_defensive
 from .sqlerrors import AUTH, primary_code
 
 __all__ = ["InternalSql", "own"]
@@ -80,6 +82,15 @@ class InternalSql:
         """Return the first column of the first row, ``None`` without a row."""
         row = self.run(sql, parameters).fetchone()
         return None if row is None else row[0]
+
+    @contextmanager
+    def undefended(self) -> Iterator[None]:
+        """Let the statements inside write to the schema's own table."""
+        set_defensive(self._connection, defensive=False)
+        try:
+            yield
+        finally:
+            set_defensive(self._connection, defensive=True)
 
     def close(self) -> None:
         """End the last ``run``, which would keep the file open; ``execute`` still works."""
