@@ -68,8 +68,9 @@ Scope = tuple[DurableObjectTransaction, ...]
 SKIPPED_TAGS: Final[dict[str, str]] = {
     "js-only": "coercions and argument mistakes of JavaScript without a meaning in Python",
     "engine-quirk": "an accident of the original engine that we improve on",
-    "defensive-mode": "needs SQLITE_DBCONFIG_DEFENSIVE, which Python's sqlite3 cannot set",
 }
+if not hasattr(sqlite3, "SQLITE_DBCONFIG_DEFENSIVE"):
+    SKIPPED_TAGS["defensive-mode"] = "needs SQLITE_DBCONFIG_DEFENSIVE, which CPython 3.12 can set"
 if sqlite3.sqlite_version_info < (3, 46):
     SKIPPED_TAGS["sqlite-newer"] = f"needs SQLite 3.46; this one is {sqlite3.sqlite_version}"
 
