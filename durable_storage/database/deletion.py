@@ -59,9 +59,10 @@ def _drop(sql: InternalSql, kind: str, name: str, *, last_attempt: bool = False)
 
 
 def _forget_last_rowid(sql: InternalSql) -> None:
-    """Make ``last_insert_rowid()`` 0, as in a new database."""
+    """Make ``last_insert_rowid()`` and ``changes()`` 0, as in a new database."""
     sql.execute(own("CREATE TABLE _cf_EMPTY(id INTEGER PRIMARY KEY)"))
     sql.execute(own("INSERT INTO _cf_EMPTY VALUES(0)"))
+    sql.execute(own("DELETE FROM _cf_EMPTY WHERE id<0"))
 
 
 def _drop_sequences(sql: InternalSql) -> None:

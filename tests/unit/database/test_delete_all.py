@@ -55,7 +55,7 @@ def test_everything_goes_and_the_file_is_as_new(rig: Rig, schema: str) -> None:
     assert rig.database.size_bytes == 4096
     assert rig.database.kv_get("k") is MISSING
     assert rig.database.meta_get("alarm") is MISSING
-    assert rig.rows("SELECT last_insert_rowid()") == [(0,)]
+    assert rig.rows("SELECT last_insert_rowid(), changes()") == [(0, 0)]
     assert rig.rows("PRAGMA quick_check") == [("ok",)]
     rig.exec(schema)
     rig.reopen()
