@@ -32,7 +32,6 @@ def drop_everything(sql: InternalSql) -> None:
     with sql:
         # A foreign key that is deferred does not stand in the way of dropping its parent first.
         sql.execute(own("PRAGMA defer_foreign_keys=ON"))
-        _forget_last_rowid(sql)
         remaining = sql.execute(_OBJECTS).fetchall()
         while remaining:
             blocked = [row for row in remaining if not _drop(sql, *row)]
@@ -42,6 +41,7 @@ def drop_everything(sql: InternalSql) -> None:
         for (name,) in sql.execute(_STATISTICS).fetchall():
             sql.execute(own(f"DROP TABLE {name}"))
         _drop_sequences(sql)
+        _forget_last_change(sql)
         sql.execute(own("PRAGMA defer_foreign_keys=OFF"))
 
 
@@ -58,11 +58,12 @@ def _drop(sql: InternalSql, kind: str, name: str, *, last_attempt: bool = False)
     return True
 
 
-def _forget_last_rowid(sql: InternalSql) -> None:
+def _forget_last_change(sql: InternalSql) -> None:
     """Make ``last_insert_rowid()`` and ``changes()`` 0, as in a new database."""
     sql.execute(own("CREATE TABLE _cf_EMPTY(id INTEGER PRIMARY KEY)"))
     sql.execute(own("INSERT INTO _cf_EMPTY VALUES(0)"))
     sql.execute(own("DELETE FROM _cf_EMPTY WHERE id<0"))
+    sql.execute(own("DROP TABLE _cf_EMPTY"))
 
 
 def _drop_sequences(sql: InternalSql) -> None:
