@@ -86,6 +86,9 @@ def _outside(loop: Loop, coroutine: Coroutine[Any, Any, T]) -> Generator[Any, An
     try:
         while True:
             outer, loop.current = loop.current, None
+            if outer is not None:
+                # The loop's first_step may be in the middle of the step that this is part of.
+                loop.renew()
             try:
                 if error is None:
                     yielded = coroutine.send(value)
