@@ -61,13 +61,13 @@ class _Awaitable:
 class Ready(_Awaitable, Generic[T]):
     """A finished result. Awaiting it does not suspend."""
 
-    __slots__ = ("_value",)
+    __slots__ = ("value",)
 
     def __init__(self, value: T) -> None:
-        self._value = value
+        self.value: T = value
 
     def __await__(self) -> Generator[Any, Any, T]:
-        return self._value
+        return self.value
         yield
 
 

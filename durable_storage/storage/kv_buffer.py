@@ -5,6 +5,7 @@ Invariants:
 * ``dirty`` holds what the implicit transaction owes the table, and nothing else.
 * What ``hot`` (or ``aged``) holds for a key is what a read of the table after a flush would give.
 * The table exists once anything was written in this life: SQL may meet its name, never its rows.
+* A value that does not change is cached as it is, or in the `Ready` that an awaited get of it gave.
 * A container is kept encoded and decoded on every read, so no two readers share it.
 * ``hot`` is the fast path: a hit there needs no permission. While a critical section is open, or
   the object is broken or closed, ``hot`` is empty and every access asks the gates.
@@ -23,6 +24,7 @@ from ..database.kv import KeyRange
 from ..database.listing import as_dict, as_pairs
 from ..database.reading import Reading
 from ..errors import ArgumentTypeError, ArgumentValueError, DurableStorageError, LimitExceededError
+from ..gates.ready import Ready
 from ..limits import Limits
 from ..serializers import Serializer
 
@@ -30,8 +32,8 @@ __all__ = ["ABSENT", "MISS", "Encoded", "KvBuffer", "check_key", "utf8_size"]
 
 INT_MIN: Final = -(2**63)
 INT_MAX: Final = 2**63 - 1
-# What an entry costs beside its key and value: two objects and a slot of a dict.
-ENTRY_OVERHEAD_BYTES: Final = 160
+# What an entry costs beside its key and value: three objects and a slot of a dict.
+ENTRY_OVERHEAD_BYTES: Final = 216
 # So many pending writes are flushed early, to bound memory.
 DIRTY_MAX_ENTRIES: Final = 2_000
 
@@ -180,11 +182,12 @@ class KvBuffer:
         if entry is MISS and self._aged:
             entry = self._aged.get(key, MISS)
             if entry is not MISS and not no_cache:
-                self._remember(key, entry, ENTRY_OVERHEAD_BYTES)
+                self._remember(key, entry, _size_of(entry) + len(key) + ENTRY_OVERHEAD_BYTES)
         if entry is not MISS:
-            if type(entry) is Encoded:
+            kind = type(entry)  # pyright: ignore[reportUnknownVariableType] - of Any
+            if kind is Encoded:
                 return default if entry is ABSENT else self.loads(entry.data)
-            return entry
+            return entry.value if kind is Ready else entry
         stored = self.dirty.get(key, MISSING) if self.dirty else MISSING
         if stored is MISSING:
             if not key.isascii():
@@ -362,7 +365,10 @@ class KvBuffer:
 
 
 def _size_of(entry: Any) -> int:
-    if type(entry) is Encoded:
+    kind = type(entry)  # pyright: ignore[reportUnknownVariableType] - of Any
+    if kind is Ready:
+        return _size_of(entry.value)
+    if kind is Encoded:
         return len(entry.data)
     return len(entry) if type(entry) in (str, bytes) else 8
 

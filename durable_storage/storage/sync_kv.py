@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar, final, overload
 
+from ..gates.ready import Ready
 from .kv_buffer import MISS, Encoded, check_key
 from .ranges import check_range
 
@@ -47,8 +48,9 @@ class SyncKvStorage:
         except TypeError:
             check_key(key, "kv.get()")
             raise
-        if type(entry) is not Encoded:
-            return entry
+        kind = type(entry)  # pyright: ignore[reportUnknownVariableType] - of Any
+        if kind is not Encoded:
+            return entry.value if kind is Ready else entry
         if entry.data:
             return buffer.loads(entry.data)
         if type(key) is not str:

@@ -324,7 +324,7 @@ class _Schedule:
 
         def await_ready(self: Any) -> Generator[Any, Any, Any]:
             yield from schedule.after_storage()
-            return self._value
+            return self.value
 
         def await_none(self: Any) -> Generator[Any, Any, None]:
             yield from schedule.after_storage()
