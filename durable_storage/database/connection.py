@@ -260,6 +260,11 @@ class Database:
         """Size of the write-ahead log."""
         return self._wal.size_bytes
 
+    @property
+    def wal_file_bytes(self) -> int:
+        """Size of the file that holds the log, which does not shrink when the log starts anew."""
+        return self._wal.file_bytes
+
     def checkpoint(self) -> bool:
         """Fold the WAL into the file, and let the next commit start it anew.
 

@@ -21,6 +21,9 @@ __all__ = ["Host"]
 
 # Fold the log when it has grown to about this much.
 FOLD_AT_BYTES = 4 * 1024**2
+# While the file of the log does not grow, look once in so many confirmations how much is in use.
+# With writes of 2 MB it is folded at 12 MB then.
+LOOK_EVERY = 4
 
 
 @final
@@ -65,6 +68,8 @@ class Host:
         self._fold_wanted = False
         self._folded: Signal | None = None
         self._fold_at_bytes = FOLD_AT_BYTES
+        self._wal_file_bytes: int = 0
+        self._not_looked = 0
         self._closed = False
         self.restore_requested: bool = False
         self.life: Life | None = None
@@ -169,11 +174,7 @@ class Host:
         if self.session is not None and self.life is not None:
             self.session.alarm.confirmed(self.life.gate.confirmed)
         file = self._file
-        if (
-            file is not None
-            and not self._fold_wanted
-            and file.database.wal_size_bytes > self._fold_at_bytes
-        ):
+        if file is not None and not self._fold_wanted and self._is_long(file):
             life = self.life
             if life is not None and life.broken is None:
                 self._fold_wanted = True
@@ -185,6 +186,21 @@ class Host:
                         self._fold_wanted = False
 
                 self._loop.spawn(run)
+
+    def _is_long(self, file: ObjectFile) -> bool:
+        """Whether the log has grown to where it is folded; told late while its file does not grow.
+
+        How much of the file is in use takes three reads, its size one call (7 % of an increment).
+        """
+        database = file.database
+        size = database.wal_file_bytes
+        if size <= self._fold_at_bytes:
+            return False
+        self._not_looked += 1
+        if size == self._wal_file_bytes and self._not_looked < LOOK_EVERY:
+            return False
+        self._wal_file_bytes, self._not_looked = size, 0
+        return database.wal_size_bytes > self._fold_at_bytes
 
     async def _fold(self, life: Life, file: ObjectFile) -> None:
         loop = self._loop

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -409,6 +410,37 @@ def test_two_threads_lose_nothing(registry: Registry) -> None:
 
 
 # ---------------------------------------------------------------- rescan
+
+
+def test_what_another_thread_has_taken_and_not_committed_is_still_to_be_made_durable(
+    registry: Registry, syncs: CountingSync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    namespace = registry.ensure_namespace("Room", "sqlite", class_name="Room", now_ms=1).number
+    write = registry_module._write
+    taken, go_on = threading.Event(), threading.Event()
+    written: list[str] = []
+
+    def slow_write(*arguments: Any) -> None:
+        taken.set()
+        go_on.wait()
+        write(*arguments)
+        written.append("alarm")
+
+    monkeypatch.setattr(registry_module, "_write", slow_write)
+    assert registry._settled()
+    registry.alarm_set(namespace, object_id(1), 5)
+    assert not registry._settled()
+    other = threading.Thread(target=registry.flush)
+    other.start()
+    taken.wait()
+    assert not registry._settled()
+    go_on.set()
+    calls = syncs.calls
+    registry.flush(durable=True)
+    assert (written, syncs.calls) == (["alarm"], calls + 1)
+    registry.flush(durable=True)
+    assert syncs.calls == calls + 1
+    other.join()
 
 
 def test_a_rescan_finds_the_objects_that_the_index_lost(tmp_path: Path) -> None:
