@@ -152,6 +152,8 @@ class DurableObjectNamespace(Generic[O]):
 
 
 _OWN = frozenset({"ctx", "env"})
+# Any, because what is compared with it would else become one of unknown types.
+_COROUTINE: Any = CoroutineType
 
 
 @final
@@ -252,7 +254,7 @@ def _method(
         known.used = ticks.now = ticks.now + 1
         function = getattr(known.instance, method)
         coroutine = function(*args, **kwargs) if args or kwargs else function()
-        if type(coroutine) is not CoroutineType:
+        if type(coroutine) is not _COROUTINE:
             # The instance has put something else in the place of its class's method.
             frame = Frame(life, root, None)
             return await life.resume(frame, drive(frame, awaited(coroutine)))
