@@ -53,8 +53,9 @@ def _slices(
     most = max(1, SLICE_SIZE // frame_size)
     while after < upto:
         count = min(most, upto - after)
-        frames = os.pread(descriptor, count * frame_size, header.offset(after + 1))
-        if len(frames) != count * frame_size or frames[8:16] != header.salts:
+        # Views, because a copy of all of it would hold up the event loop.
+        frames = memoryview(os.pread(descriptor, count * frame_size, header.offset(after + 1)))
+        if len(frames) != count * frame_size or bytes(frames[8:16]) != header.salts:
             raise OSError("the WAL does not hold the frames that were committed to it")
         if after + count < upto:
             # Cut behind a commit, unless one commit fills the slice.

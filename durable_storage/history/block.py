@@ -1,8 +1,8 @@
 """Blocks: runs of WAL frames with their commit times, as the log stores them.
 
-A block is a header and a payload. The payload is the times, then the frames exactly as they stand
-in a WAL, so that archiving copies whole slices and there is one way to read everything. What did
-not come from a WAL (a restore, an import, a change from outside) is written as frames too.
+A block is a header and a payload. The payload is the times, an index, and the frames exactly as
+they stand in a WAL, so that archiving copies whole slices and there is one way to read everything.
+What did not come from a WAL (a restore, an import, a change from outside) is written as frames too.
 ``docs/format.md`` gives every byte.
 """
 
@@ -26,14 +26,18 @@ __all__ = [
     "Damage",
     "Encoded",
     "Flags",
+    "Head",
     "Slice",
     "chain",
     "commit_frames",
     "encode",
+    "is_compressible",
     "is_intact",
     "last_time",
     "parse_block",
     "parse_frames",
+    "parse_heads",
+    "parse_index",
     "parse_times",
 ]
 
@@ -44,11 +48,15 @@ _HEADER: Final = struct.Struct(">4sH H16sQQIIIIIII8sQQII16s16s")
 _CRC: Final = struct.Struct(">I")
 BLOCK_HEADER_SIZE: Final = _HEADER.size + _CRC.size
 _TIME: Final = struct.Struct(">IQ")
-# Compressing random bytes is ten times slower than copying them and gains nothing.
-_SAMPLE_STRIDE: Final = 64 * 1024
-_SAMPLE_SIZE: Final = 2048
-_WORTHWHILE: Final = 0.85
+_HEAD: Final = struct.Struct(">II")
+# Compressing takes ten times as long as copying, and reading three times: it has to gain much.
+_SAMPLE_STRIDE: Final = 512 * 1024
+_SAMPLE_SIZE: Final = 8192
+_WORTHWHILE_HURRIED: Final = 0.2
+_WORTHWHILE: Final = 0.7
 
+Head = tuple[int, int]
+"""A frame's page, and the pages of the database if the frame ends a commit, else 0."""
 CommitTime = tuple[int, int]
 """A frame, and a time in ms by which every commit up to that frame had been made."""
 
@@ -78,6 +86,8 @@ class Flags:
     OUTSIDE: Final = 16
     """The commit is the difference that was found between the file and the log."""
     IMPORT: Final = 32
+    INDEXED: Final = 64
+    """The heads of the frames stand behind the times, so that they can be read by themselves."""
 
 
 class Block(NamedTuple):
@@ -147,14 +157,14 @@ class Block(NamedTuple):
 class Slice:
     """Frames on their way into the log, of one generation, at most a few MiB."""
 
-    frames: bytes
+    frames: bytes | memoryview
     first_frame: int
     times: list[CommitTime]
     page_size: int
     salts: bytes = bytes(8)
     flags: int = 0
     hurried: bool = False
-    """Somebody waits: do not compress."""
+    """Somebody waits: compress only what is compressed faster than it is written."""
 
 
 @final
@@ -170,7 +180,7 @@ class Encoded:
     first_time: int
     last_time: int
     times: bytes
-    frames: bytes
+    frames: bytes | memoryview
     payload_hash: bytes
 
 
@@ -179,15 +189,18 @@ def encode(piece: Slice) -> Encoded:
     frame_size = FRAME_HEADER_SIZE + piece.page_size
     commits = commit_frames(piece.frames, frame_size)
     frame_count = len(piece.frames) // frame_size
-    flags = piece.flags
+    flags = piece.flags | Flags.INDEXED
     if not commits or commits[-1] != frame_count - 1:
         flags |= Flags.CONTINUES
     frames = piece.frames
-    if not piece.hurried and _compressible(frames):
+    if is_compressible(frames, _WORTHWHILE_HURRIED if piece.hurried else _WORTHWHILE):
         frames = zlib.compress(frames, 1)
         flags |= Flags.COMPRESSED
     times = _on_commits(piece, commits)
     packed_times = zlib.compress(b"".join(_TIME.pack(*time) for time in times), 1)
+    starts = range(0, len(piece.frames), frame_size)
+    index = b"".join([piece.frames[start : start + _HEAD.size] for start in starts])
+    packed_times += zlib.compress(index, 1)
     return Encoded(
         piece=piece,
         flags=flags,
@@ -254,14 +267,38 @@ def parse_block(data: bytes) -> Block | None:
 
 def parse_times(block: Block, payload: bytes) -> list[CommitTime]:
     """Return the commit times in a payload, in order."""
-    return list(_TIME.iter_unpack(zlib.decompress(payload[: block.times_size])))
+    times = zlib.decompressobj().decompress(payload[: block.times_size])
+    return list(_TIME.iter_unpack(times))
 
 
-def parse_frames(block: Block, payload: bytes) -> bytes:
+def parse_index(block: Block, section: bytes) -> list[Head]:
+    """Return the heads of the frames from a payload's first ``times_size`` bytes.
+
+    Raises:
+        Damage: they are not what was written, as far as the stream's Adler-32 shows.
+    """
+    try:
+        times = zlib.decompressobj()
+        times.decompress(section)
+        index = list(_HEAD.iter_unpack(zlib.decompress(times.unused_data)))
+    except (zlib.error, struct.error) as error:
+        raise Damage(f"block {block.number} is damaged: {error}", block.number) from error
+    if len(index) != block.frame_count:
+        raise Damage(f"block {block.number} is damaged: its index is too short", block.number)
+    return index
+
+
+def parse_heads(block: Block, frames: bytes | memoryview) -> list[Head]:
+    """Return the heads of some frames."""
+    frame = struct.Struct(f">II{FRAME_HEADER_SIZE - _HEAD.size + block.page_size}x")
+    return list(frame.iter_unpack(frames))
+
+
+def parse_frames(block: Block, payload: bytes) -> bytes | memoryview:
     """Return the frames in a payload that `is_intact`."""
     frames = memoryview(payload)[block.times_size :]
     if not block.flags & Flags.COMPRESSED:
-        return bytes(frames)
+        return frames
     size = block.frame_count * (FRAME_HEADER_SIZE + block.page_size)
     return zlib.decompress(frames, bufsize=size)
 
@@ -277,7 +314,7 @@ def last_time(times: list[CommitTime], time_ms: int) -> CommitTime | None:
     return times[index - 1] if index else None
 
 
-def commit_frames(frames: bytes, frame_size: int) -> list[int]:
+def commit_frames(frames: bytes | memoryview, frame_size: int) -> list[int]:
     """Return the indices, from 0, of the frames that end a commit."""
     sizes = zip(*(frames[byte::frame_size] for byte in range(4, 8)), strict=True)
     return [index for index, size in enumerate(sizes) if any(size)]
@@ -295,18 +332,21 @@ def _on_commits(piece: Slice, commits: list[int]) -> list[CommitTime]:
     return times or piece.times[-1:]
 
 
-def _compressible(frames: bytes) -> bool:
-    sample = b"".join(
-        frames[start : start + _SAMPLE_SIZE] for start in range(0, len(frames), _SAMPLE_STRIDE)
-    )
-    return len(zlib.compress(sample, 1)) < _WORTHWHILE * len(sample)
+def is_compressible(frames: bytes | memoryview, worthwhile: float = _WORTHWHILE) -> bool:
+    """Whether compressing makes it so small that it is worth its time and that of every reading.
+
+    Judged by a sample.
+    """
+    samples = range(0, len(frames), _SAMPLE_STRIDE)
+    sample = b"".join([frames[start : start + _SAMPLE_SIZE] for start in samples])
+    return len(zlib.compress(sample, 1)) < worthwhile * len(sample)
 
 
-def _word(data: bytes, offset: int) -> int:
+def _word(data: bytes | memoryview, offset: int) -> int:
     return int.from_bytes(data[offset : offset + 4], "big")
 
 
-def _hash(*parts: bytes) -> bytes:
+def _hash(*parts: bytes | memoryview) -> bytes:
     hasher = hashlib.blake2b(digest_size=16)
     for part in parts:
         hasher.update(part)

@@ -36,7 +36,7 @@ from .bookmarks import BEGINNING, Position, moment
 from .files import Files
 from .layout import Intent, Layout, pack_identity, pack_time, read_identity, read_times
 from .reader import DiskUse, HistoryReader, TimelineEntry
-from .recovery import Recovery, Unlogged, write_base
+from .recovery import Recovery, Unlogged, sync_file, write_base
 from .retention import make_snapshot, prune, wants_snapshot
 from .segment import SegmentLog, find_object_id
 from .settings import History
@@ -48,8 +48,8 @@ __all__ = ["CommitLog"]
 
 # Archive this many frames while commits go on, so that little is left for when they may not.
 ARCHIVE_AHEAD_FRAMES: Final = 192
-# So few are archived without compression when they may not.
-HURRIED_FRAMES: Final = 64
+# So many mean that commits are made faster than they are archived.
+LAGGING_FRAMES: Final = 2 * ARCHIVE_AHEAD_FRAMES
 TIMES_WRITTEN_EVERY_MS: Final = 10
 # A log that cannot be written (a full disk) holds up the folding of the WAL until it is so large.
 WAL_SIZE_MAX_BYTES: Final = 256 * 1024**2
@@ -87,6 +87,7 @@ class CommitLog:
         self._database: AttachedDatabase | None = None
         self.closing: bool = False
         self._prepared = False
+        self._restore_requested = False
 
         # Held for moments only: what is known of the WAL.
         self._lock = threading.Lock()
@@ -140,7 +141,8 @@ class CommitLog:
             DatabaseFileError: the file is no database, or another process has it open.
             BookmarkError: a restore that was asked for cannot be done. It is given up: the next
                 open succeeds with the object as it is.
-            OSError: the disk refused.
+            OSError: the disk refused. If it has no room for a restore, that is given up as well,
+                unless it is in the log already: then the next open finishes it.
         """
         files = Files(faults)
         layout = Layout(os.path.abspath(path))
@@ -287,7 +289,8 @@ class CommitLog:
                 # A full disk is for archive() to deal with.
                 with contextlib.suppress(OSError):
                     if self._is_commit(source, upto):
-                        self._archive(source, upto)
+                        lagging = upto - self._archived >= LAGGING_FRAMES
+                        self._archive(source, upto, hurried=lagging)
         finally:
             self._ahead = False
 
@@ -328,8 +331,7 @@ class CommitLog:
             assert self._database is not None, "attach() comes first"
             self._database.confirm()
             try:
-                hurried = not self.closing and upto - self._archived <= HURRIED_FRAMES
-                self._archive(source, upto, hurried=hurried)
+                self._archive(source, upto, hurried=not self.closing)
                 self._log.sync()
             except OSError:
                 with self._lock:
@@ -388,7 +390,8 @@ class CommitLog:
                     self._files.unlink(self._layout.base)
                     self._files.sync_directory(self._layout.directory)
                 else:
-                    write_base(self._reader, self._files, header.salts)
+                    status = os.stat(self._layout.database)
+                    write_base(self._reader, self._files, status, header.salts)
                 self._restarted = False
 
     def close(self) -> None:
@@ -414,7 +417,8 @@ class CommitLog:
             return  # nothing was written
         self._files.unlink(self._layout.times)
         self._files.unlink(self._layout.held_wal)
-        write_base(self._reader, self._files)
+        status = sync_file(self._reader, self._files)
+        write_base(self._reader, self._files, status)
 
     def abandon(self) -> None:
         """Let go of everything at once, because the database broke; the next open recovers."""
@@ -490,6 +494,7 @@ class CommitLog:
         if not self._is_live(position, current):
             self._reader.find(position)
         self._prepare()
+        self._restore_requested = True
         self._files.replace(self._layout.intent, Intent(position, self._log.number).pack())
         return self._reader.bookmark(Position.end_of(current.epoch))
 
@@ -510,6 +515,10 @@ class CommitLog:
     def _maintain(self) -> None:
         """Make a snapshot or drop old segments, when it is time; another fold tries again."""
         with contextlib.suppress(OSError, BookmarkError), self._maintaining:
+            if self.closing or self._restore_requested:
+                # Begun late, and the files may be another session's by now; or what is dropped
+                # may be what the next session needs.
+                return
             head = self._log.head
             if head is not None and wants_snapshot(self._reader):
                 make_snapshot(self._reader, head, self._maintenance_files)

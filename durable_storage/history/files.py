@@ -54,7 +54,7 @@ class Files:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         return os.open(path, flags, FILE_MODE)
 
-    def write(self, descriptor: int, path: str, offset: int, *parts: bytes) -> int:
+    def write(self, descriptor: int, path: str, offset: int, *parts: bytes | memoryview) -> int:
         """Write all of ``parts`` from ``offset`` on and return the offset behind them."""
         self.announce("write", path)
         for part in parts:

@@ -11,13 +11,19 @@ from dataclasses import dataclass
 from typing import Final, final
 
 from ..database.create import FIRST_PAGE
-from .block import Flags, Slice
+from .block import Flags, Head, Slice
 from .files import Files
 from .wal import FRAME_HEADER_SIZE
 
-__all__ = ["SLICE_SIZE", "Difference", "Image", "compare", "difference_slices", "page_size_of"]
+__all__ = [
+    "SLICE_SIZE",
+    "Difference",
+    "Image",
+    "compare",
+    "difference_slices",
+    "page_size_of",
+]
 
-_PAGE_AND_SIZE: Final = struct.Struct(">II")
 _FRAME_HEADER: Final = struct.Struct(">II16x")
 _PENDING_BYTE: Final = 0x40000000
 SLICE_SIZE: Final = 4 * 1024**2
@@ -25,11 +31,17 @@ SLICE_SIZE: Final = 4 * 1024**2
 # Pages of one system call, far below any limit on them.
 _RUN_MAX: Final = 256
 _COMPARE_SIZE: Final = 1024 * 1024
+# Systems and file systems that cannot copy by themselves.
+_NO_COPY_RANGE: Final = frozenset(
+    {errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
+)
 
 
 @final
 class Image:
-    """A file that becomes a database as of some commit.
+    """A file that becomes a database as of some commit, filled from the newest change backwards.
+
+    So every page is written once, and reading can stop when none is missing.
 
     Args:
         path: where; made anew.
@@ -37,7 +49,7 @@ class Image:
 
     Attributes:
         page_size: of the database.
-        pages: its size as of the last commit applied.
+        pages: its size.
     """
 
     def __init__(self, path: str, files: Files) -> None:
@@ -46,51 +58,78 @@ class Image:
         self.pages: int = 0
         self._files = files
         self._descriptor = files.scratch(path)
-        # The highest page that the file may hold now, committed or not.
-        self._high = 0
+        # By page number: 1 as long as nothing that was read so far says what the page is.
+        self._missing = bytearray()
+        # The smallest size of the commits read so far: what lay behind was cut off.
+        self._limit = 0
 
-    def begin(self, page_size: int) -> None:
-        """Forget everything and start with no pages."""
+    def begin(self, page_size: int, pages: int) -> None:
+        """Forget everything and start with a database of which every page is missing."""
         os.ftruncate(self._descriptor, 0)
-        self.page_size = page_size
-        self.pages = self._high = 0
+        self._begin(page_size, pages, bytearray(b"\1") * (pages + 1))
+
+    def begin_with(self, path: str, page_size: int, pages: int, missing: bytearray) -> None:
+        """Start with another file's pages, of which some are not those of this database."""
+        self._files.announce("write", self.path)
+        os.ftruncate(self._descriptor, 0)
+        with open(path, "rb", buffering=0) as file:
+            _copy(file.fileno(), self._descriptor, pages * page_size)
+        self._begin(page_size, pages, missing)
+
+    def _begin(self, page_size: int, pages: int, missing: bytearray) -> None:
+        os.ftruncate(self._descriptor, pages * page_size)
+        missing[0] = 0
+        lock_page = _PENDING_BYTE // page_size + 1
+        if lock_page <= pages:
+            missing[lock_page] = 0
+        self.page_size, self.pages = page_size, pages
+        self._missing, self._limit = missing, pages
 
     def begin_empty(self) -> None:
         """Start with the database that a new object has."""
-        self.begin(len(FIRST_PAGE))
-        self.write_run(1, FIRST_PAGE)
-        self.end(1)
+        self.begin(len(FIRST_PAGE), 1)
+        self.fill_run(1, FIRST_PAGE)
 
-    def write_run(self, first_page: int, data: bytes) -> None:
-        """Write consecutive pages."""
-        offset = (first_page - 1) * self.page_size
-        self._files.write(self._descriptor, self.path, offset, data)
+    @property
+    def is_complete(self) -> bool:
+        """Whether no page is missing."""
+        return 1 not in self._missing
 
-    def read_run(self, first_page: int, pages: int) -> bytes:
-        """Return consecutive pages; zeros where none was written."""
-        size = pages * self.page_size
-        data = os.pread(self._descriptor, size, (first_page - 1) * self.page_size)
-        return data.ljust(size, b"\0")
+    def misses(self, first_page: int, pages: int) -> bool:
+        """Whether one of some consecutive pages is missing."""
+        return self._missing.find(1, first_page, first_page + pages) >= 0
 
-    def apply(self, frames: bytes, page_size: int, count: int) -> bool:
-        """Write the first ``count`` of some frames; true if the last of them ends a commit."""
-        assert page_size == self.page_size, "only a full commit changes the page size"
+    def fill_run(self, first_page: int, data: bytes) -> None:
+        """Write those of some consecutive pages that are missing."""
+        missing, page_size = self._missing, self.page_size
+        behind = min(first_page + len(data) // page_size, len(missing))
+        view = memoryview(data)
+        start = missing.find(1, first_page, behind)
+        while start >= 0:
+            stop = missing.find(0, start, behind)
+            stop = stop if stop >= 0 else behind
+            run = view[(start - first_page) * page_size : (stop - first_page) * page_size]
+            offset = (start - 1) * page_size
+            self._files.write(self._descriptor, self.path, offset, run)
+            missing[start:stop] = bytes(stop - start)
+            start = missing.find(1, stop, behind)
+
+    def wants(self, heads: list[Head]) -> bool:
+        """Whether a page that some frames hold is missing."""
+        missing = self._missing
+        return any(page < len(missing) and missing[page] for page, _ in heads)
+
+    def fill(self, heads: list[Head], frames: bytes | memoryview) -> None:
+        """Write the missing pages that some frames hold; no frames if it `wants` none of them."""
+        page_size, missing = self.page_size, self._missing
         frame_size = FRAME_HEADER_SIZE + page_size
         newest: dict[int, int] = {}
-        high, size = self._high, 0
-        unpack = _PAGE_AND_SIZE.unpack_from
-        for start in range(0, count * frame_size, frame_size):
-            page, size = unpack(frames, start)
-            newest[page] = start
-            high = max(high, page)
-            if size:
-                if size < high:
-                    # What a commit cuts off does not come back unless it is written again.
-                    newest = {page: start for page, start in newest.items() if page <= size}
-                    os.ftruncate(self._descriptor, size * page_size)
-                    high = size
-                self.pages = size
-        self._high = high
+        for index, (page, size) in zip(reversed(range(len(heads))), reversed(heads), strict=True):
+            if size and size < self._limit:
+                self._cut(size)
+            if page < len(missing) and missing[page]:
+                missing[page] = 0
+                newest[page] = index
         self._files.announce("write", self.path)
         view = memoryview(frames)
         run: list[memoryview] = []
@@ -99,11 +138,22 @@ class Image:
             if page != run_end or len(run) == _RUN_MAX:
                 self._write_pages(run_start, run)
                 run, run_start = [], page
-            start = newest[page] + FRAME_HEADER_SIZE
+            start = newest[page] * frame_size + FRAME_HEADER_SIZE
             run.append(view[start : start + page_size])
             run_end = page + 1
         self._write_pages(run_start, run)
-        return size > 0
+
+    def fill_rest(self) -> None:
+        """Let every page that is still missing be zeros: it was never written."""
+        self._cut(0)
+
+    def _cut(self, pages: int) -> None:
+        # What a commit cuts off does not come back unless it is written again.
+        self._limit = pages
+        page = self._missing.find(1, pages + 1)
+        while page >= 0:
+            self.fill_run(page, bytes(self.page_size))
+            page = self._missing.find(1, page + 1)
 
     def _write_pages(self, first_page: int, pages: list[memoryview]) -> None:
         if pages:
@@ -112,10 +162,9 @@ class Image:
             if written != len(pages) * self.page_size:
                 raise OSError(errno.ENOSPC, "the disk took only a part of it", self.path)
 
-    def end(self, pages: int) -> None:
-        """Give the file exactly the size of the database."""
-        self.pages = self._high = pages
-        os.ftruncate(self._descriptor, pages * self.page_size)
+    def read_run(self, first_page: int, pages: int) -> bytes:
+        """Return consecutive pages; zeros where none was written."""
+        return os.pread(self._descriptor, pages * self.page_size, (first_page - 1) * self.page_size)
 
     def leave_wal_mode(self) -> None:
         """Mark the database as one with a rollback journal, which is a single file at rest."""
@@ -156,11 +205,12 @@ class Difference:
     """The pages are all there are, and the old file is of no use."""
 
 
-def compare(old: int, new: int) -> Difference | None:
+def compare(old: int, new: int, among: bytes | None = None) -> Difference | None:
     """Return what ``new`` has and ``old`` has not, both given by descriptor; None if nothing.
 
     Page 1 is always in a difference, so that there is a page that can carry the new size. The
-    page sizes may differ.
+    page sizes may differ. ``among`` is not zero at the numbers of the pages that can differ;
+    without it all can.
     """
     page_size = page_size_of(new)
     full = page_size_of(old) != page_size
@@ -170,6 +220,9 @@ def compare(old: int, new: int) -> Difference | None:
     skipped = _PENDING_BYTE // page_size + 1
     differ = full or new_size != os.fstat(old).st_size
     for start in range(0, new_size, _COMPARE_SIZE):
+        first = start // page_size + 1
+        if among is not None and among.find(1, first, first + _COMPARE_SIZE // page_size) < 0:
+            continue
         data = os.pread(new, _COMPARE_SIZE, start)
         other = b"" if full else os.pread(old, _COMPARE_SIZE, start)
         if data == other:
@@ -185,7 +238,7 @@ def compare(old: int, new: int) -> Difference | None:
 
 
 def difference_slices(
-    difference: Difference, descriptor: int, time_ms: int, flags: int
+    difference: Difference, descriptor: int, time_ms: int, flags: int, *, hurried: bool
 ) -> Iterator[Slice]:
     """Yield a difference, its pages read from the new file, as the slices of one commit."""
     pages = difference.pages
@@ -202,4 +255,26 @@ def difference_slices(
         last = min(start + step, len(pages))
         if last == len(pages):
             parts[-2] = _FRAME_HEADER.pack(pages[-1], database_pages)
-        yield Slice(b"".join(parts), start + 1, [(last, time_ms)], page_size, flags=flags)
+        times = [(last, time_ms)]
+        yield Slice(b"".join(parts), start + 1, times, page_size, flags=flags, hurried=hurried)
+
+
+def _copy(source: int, destination: int, size: int) -> None:
+    """Copy the first ``size`` bytes of a file, as many as there are."""
+    offset = 0
+    copy_range = getattr(os, "copy_file_range", None)
+    while offset < size:
+        copied = 0
+        if copy_range is not None:
+            try:
+                copied = copy_range(source, destination, size - offset, offset, offset)
+            except OSError as error:
+                if error.errno not in _NO_COPY_RANGE:
+                    raise
+                copy_range = None
+                continue
+        else:
+            copied = os.pwrite(destination, os.pread(source, _COMPARE_SIZE, offset), offset)
+        if not copied:
+            return
+        offset += copied

@@ -10,8 +10,9 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
+from ..database.create import FIRST_PAGE
 from ..errors import BookmarkError
-from .block import Block, Damage, commit_frames, last_time, parse_frames, parse_times
+from .block import Block, Damage, Head, last_time, parse_frames, parse_times
 from .bookmarks import BEGINNING, Position, format_bookmark, moment, parse_bookmark
 from .files import Files
 from .image import Image
@@ -19,7 +20,6 @@ from .layout import Layout
 from .pipeline import ahead
 from .segment import Entry, SegmentLog
 from .snapshot import Snapshot, Snapshots
-from .wal import FRAME_HEADER_SIZE
 
 __all__ = ["DiskUse", "HistoryReader", "TimelineEntry"]
 
@@ -84,23 +84,16 @@ class HistoryReader:
         """
         target = self._find(position)
         self._sources(target)
-        self._check_commit(target)
+        self._shape(target)
         return target
-
-    def _check_commit(self, target: Target) -> None:
-        for entry in self._between(target.number - 1, target.number):
-            block = entry.block
-            if target.position == block.end and not block.continues:
-                return
-            frames = parse_frames(block, self._payload(entry))
-            frame = target.position.frame - block.first_frame
-            if frame not in commit_frames(frames, block.page_size + FRAME_HEADER_SIZE):
-                raise BookmarkError(self._refusal(target.position))
 
     def _find(self, position: Position) -> Target:
         entries = self.log.entries()
-        if position == BEGINNING and (not entries or entries[0].block.number == 1):
-            return Target(BEGINNING, 0, 0)
+        if not entries or entries[0].block.number == 1:
+            # The first epoch may have no commit of its own: what was restored came before any.
+            unused = not entries or entries[0].block.epoch > BEGINNING.epoch
+            if position == BEGINNING or (unused and position == Position.end_of(BEGINNING.epoch)):
+                return Target(BEGINNING, 0, 0)
         if position.ends_epoch:
             index = bisect_right(entries, position.epoch, key=lambda entry: entry.block.epoch) - 1
             if index >= 0 and entries[index].block.epoch == position.epoch:
@@ -181,47 +174,143 @@ class HistoryReader:
     # -- the database as of a commit
 
     def materialize(self, target: Target, image: Image) -> None:
-        """Make an image the database as of a commit. Streams: one block is in memory at a time.
+        """Make an image the database as of a commit. Streams: a few blocks are in memory at a time.
 
         Raises:
             BookmarkError: something it needs is damaged; the message says what can be had.
         """
-        damage: Damage | None = None
-        for source in self._sources(target):
+        image.begin(*self._shape(target))
+        self._fill(target, image)
+
+    def rewind(self, path: str, target: Target, image: Image) -> bytes | None:
+        """Make an image the database as of a commit, out of a file that is the log's last one.
+
+        Only what was changed since is read from the log. The file's other pages are taken as they
+        are, and are what they should be as far as its disk keeps what was written.
+
+        Returns:
+            Not zero at the number of each page that may differ from the file's; None if that
+            cannot be told, and the whole was read from the log.
+
+        Raises:
+            BookmarkError: something it needs is damaged; the message says what can be had.
+        """
+        page_size, pages = self._shape(target)
+        try:
+            changed = self._changed_since(target, pages)
+            head = self.log.head
+            size = head.block.pages * head.block.page_size if head is not None else 0
+            if changed is not None and os.path.getsize(path) == size:
+                image.begin_with(path, page_size, pages, bytearray(changed))
+                self._fill(target, image)
+                return changed
+        except (BookmarkError, Damage):
+            pass
+        self.materialize(target, image)
+        return None
+
+    def _changed_since(self, target: Target, pages: int) -> bytes | None:
+        """Return which of the pages of a commit were written or cut off later."""
+        if target.number == 0:
+            return None
+        changed = bytearray(pages + 1)
+        smallest = pages
+        number = target.number
+        rest = self._between(number, self.log.number)
+        last = self._between(number - 1, number)
+        if last and last[0].block.end != target.position:
+            rest = last + rest
+            number -= 1
+        for entry in rest:
+            number += 1
+            if entry.block.number != number or entry.block.starts_full:
+                return None
+            heads = entry.heads()
+            if number == target.number:
+                del heads[: target.position.frame + 1 - entry.block.first_frame]
+            for page, size in heads:
+                if page <= pages:
+                    changed[page] = 1
+                if size:
+                    smallest = min(smallest, size)
+        if number != self.log.number:
+            return None
+        changed[smallest + 1 :] = b"\1" * (pages - smallest)
+        return bytes(changed)
+
+    def _shape(self, target: Target) -> tuple[int, int]:
+        """Return page size and pages of the database as of a commit."""
+        for entry in self._between(target.number - 1, target.number):
+            block = entry.block
+            if target.position == block.end and not block.continues:
+                return block.page_size, block.pages
             try:
-                self._replay(target, source, image)
-            except Damage as found:
-                damage = damage or found
-            else:
-                return
+                size = entry.heads()[target.position.frame - block.first_frame][1]
+            except Damage as damage:
+                raise self._damaged(target.position, damage) from damage
+            if not size:
+                raise BookmarkError(self._refusal(target.position))
+            return block.page_size, size
+        for snapshot in self.snapshots.all():
+            if snapshot.number == target.number:
+                return snapshot.page_size, snapshot.pages
+        return len(FIRST_PAGE), 1
+
+    def _fill(self, target: Target, image: Image) -> None:
+        """Fill an image's missing pages, from the commit back to where nothing is missing."""
+        damage: Damage | None = None
+        number, link = target.number, b""
+        try:
+            for source in self._sources(target):
+                after = source.number if isinstance(source, Snapshot) else 0
+                if isinstance(source, Entry):
+                    after = source.block.number - 1
+                number, link = self._replay(target, image, after, number, link)
+                if image.is_complete:
+                    return
+                try:
+                    if isinstance(source, Snapshot):
+                        if link and source.block_hash != link:
+                            raise Damage(f"{source.path} is not of the chain", number)
+                        source.fill(image)
+                    elif source is None:
+                        image.fill_run(1, FIRST_PAGE)
+                    image.fill_rest()
+                except Damage as found:
+                    damage = damage or found
+                else:
+                    return
+        except Damage as found:
+            damage = damage or found
         assert damage is not None, "there is a source, or find() had raised"
         raise self._damaged(target.position, damage) from damage
 
-    def _replay(self, target: Target, source: Snapshot | Entry | None, image: Image) -> None:
-        number, link = 0, None
-        if isinstance(source, Snapshot):
-            source.load(image)
-            number, link = source.number, source.block_hash
-        elif source is None:
-            image.begin_empty()
-        else:
-            number = source.block.number - 1
-        ends_commit = True
-        for block, frames in ahead(_frames, self._between(number, target.number)):
-            if block.number != number + 1 or (link is not None and block.previous_hash != link):
-                raise Damage(f"block {number + 1} is missing", number + 1)
-            if block.starts_full:
-                image.begin(block.page_size)
-            count = block.frame_count
-            if block.number == target.number:
-                count = target.position.frame - block.first_frame + 1
-            ends_commit = image.apply(frames, block.page_size, count)
-            number, link = block.number, block.hash
-        if number != target.number:
-            raise Damage(f"block {number + 1} is missing", number + 1)
-        if not ends_commit:
-            raise BookmarkError(f"{self.bookmark(target.position)} names no commit")
-        image.end(image.pages)
+    def _replay(
+        self, target: Target, image: Image, after: int, number: int, link: bytes
+    ) -> tuple[int, bytes]:
+        """Fill an image from the blocks up to ``number``, newest first.
+
+        ``link`` is the hash that the block behind knows ``number`` by. Returns both as of where it
+        ended.
+        """
+
+        def blocks() -> Iterator[_Wanted]:
+            for entry in reversed(self._between(after, number)):
+                heads = entry.heads()
+                if entry.block.number == target.number:
+                    del heads[target.position.frame + 1 - entry.block.first_frame :]
+                yield entry, heads, image.wants(heads)
+
+        for block, heads, frames in ahead(_load, blocks()):
+            if block.number != number or (link and block.hash != link):
+                raise Damage(f"block {number} is missing", number)
+            image.fill(heads, frames)
+            number, link = number - 1, block.previous_hash
+            if image.is_complete:
+                return number, link
+        if number != after:
+            raise Damage(f"block {number} is missing", number)
+        return number, link
 
     def _between(self, after: int, upto: int) -> list[Entry]:
         entries = self.log.entries()
@@ -339,8 +428,14 @@ class HistoryReader:
             raise
 
 
-def _frames(entry: Entry) -> tuple[Block, bytes]:
+_Wanted = tuple[Entry, list[Head], bool]
+
+
+def _load(wanted: _Wanted) -> tuple[Block, list[Head], bytes | memoryview]:
+    entry, heads, is_wanted = wanted
+    if not is_wanted:
+        return entry.block, heads, b""
     try:
-        return entry.block, parse_frames(entry.block, entry.payload())
+        return entry.block, heads, parse_frames(entry.block, entry.payload())
     except zlib.error as error:  # pragma: no cover - the hash was right
         raise Damage(f"block {entry.block.number}: {error}", entry.block.number) from error

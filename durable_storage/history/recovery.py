@@ -22,7 +22,7 @@ import errno
 import os
 import sqlite3
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -38,7 +38,7 @@ from .layout import Base, Intent, read_base, read_intent, read_times
 from .reader import HistoryReader
 from .wal import HEADER_SIZE, WalHeader, parse_header
 
-__all__ = ["Recovery", "Unlogged", "write_base"]
+__all__ = ["Recovery", "Unlogged", "sync_file", "write_base"]
 
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -80,6 +80,7 @@ class Recovery:
         self._files = files
         self._clock_ms = clock_ms
         self._prepare = prepare
+        self._restoring = False
         self._base: Base | None = None
         self.is_short_of_room: bool = False
         self.is_logged: bool = False
@@ -93,6 +94,8 @@ class Recovery:
                 process has it open.
             BookmarkError: a restore that was asked for cannot be done; it is given up, and the
                 next open finds the object as it is.
+            OSError: the disk refused. If it has no room for a restore, that is given up too;
+                unless it is in the log already, then the next open finishes it.
         """
         base = self._base = read_base(self._layout.base)
         intent = read_intent(self._layout.intent)
@@ -101,20 +104,39 @@ class Recovery:
             check_file(self._layout.database)
         if not found:
             self._log.recover(durable=base.number if base is not None else 0)
-        if intent is not None and self._is_logged(intent):
-            # The file may be anything: its new content was not yet durable.
-            self._finish_restore()
-        else:
+        # After a crash in a restore the file may be anything: its content was not yet durable.
+        logged = intent is not None and self._is_logged(intent)
+        if not logged:
             if intent is not None:
                 check_file(self._layout.database)
-            try:
+            with self._short_of_room(intent):
                 self._settle()
-            except OSError as error:
-                if error.errno not in _NO_ROOM or intent is not None:
-                    raise
+        if intent is not None:
+            with self._short_of_room(intent):
+                self._restore(intent, logged=logged)
+            self._clear_intent()
+
+    @contextlib.contextmanager
+    def _short_of_room(self, intent: Intent | None) -> Generator[None]:
+        """Let the file be opened although there is no room for the log, but never before a restore.
+
+        That would undo what is written meanwhile, if it waited.
+        """
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            if intent is None or (self._restoring and self.is_logged):
                 self.is_short_of_room = True
-            if intent is not None:
-                self._restore(intent)
+                return
+            state = "is in the log already, and is finished once there is"
+            if not self._is_logged(intent):
+                self._clear_intent()
+                state = "is given up, the object is as it was and can be opened"
+            bookmark = self._reader.bookmark(intent.position)
+            message = f"{os.strerror(error.errno)}: no room to restore {bookmark}, which {state}"
+            raise OSError(error.errno, message, error.filename) from error
 
     # -- the file as it is
 
@@ -274,16 +296,18 @@ class Recovery:
                 try:
                     self._reader.materialize(self._reader.find(log.position), old)
                 except BookmarkError:
-                    old.begin(old.page_size)  # damaged: begin anew with every page
+                    old.begin(old.page_size, 0)  # damaged: begin anew with every page
             epoch = log.position.epoch + (log.head is not None)
             self._log_change(old.path, path, flags, epoch)
         finally:
             old.remove()
 
-    def _log_change(self, old_path: str, new_path: str, flags: int, epoch: int) -> None:
+    def _log_change(
+        self, old_path: str, new_path: str, flags: int, epoch: int, among: bytes | None = None
+    ) -> None:
         log = self._log
         with open(old_path, "rb", buffering=0) as old, open(new_path, "rb", buffering=0) as new:
-            difference = compare(old.fileno(), new.fileno())
+            difference = compare(old.fileno(), new.fileno(), among)
             if difference is None:
                 if not flags & Flags.RESTORE:
                     return
@@ -291,7 +315,9 @@ class Recovery:
                 difference = Difference(array("I", [1]), full=False)
             time_ms = max(self._clock_ms(), log.last_time)
             log.append(
-                difference_slices(difference, new.fileno(), time_ms, flags),
+                difference_slices(
+                    difference, new.fileno(), time_ms, flags, hurried=bool(flags & Flags.RESTORE)
+                ),
                 epoch=epoch,
                 generation=log.position.generation + 1,
             )
@@ -307,33 +333,35 @@ class Recovery:
             and bool(head.block.flags & Flags.RESTORE)
         )
 
-    def _restore(self, intent: Intent) -> None:
+    def _restore(self, intent: Intent, *, logged: bool) -> None:
+        """Log what the restore changes, unless a crash came after that, and replace the file."""
         layout, log = self._layout, self._log
+        self._restoring, self.is_logged = True, False
         image = Image(layout.image, self._files)
-        try:
-            self._reader.materialize(self._reader.find(intent.position), image)
-        except BookmarkError:
-            image.remove()
-            self._clear_intent()
-            raise
-        image.close()
         now = layout.database if _size(layout.database) else os.devnull
-        self._log_change(now, image.path, Flags.RESTORE, log.position.epoch + 1)
-        self._put_in_place(image)
-        self._clear_intent()
-
-    def _finish_restore(self) -> None:
-        """Go on after a crash: the restore is logged, and the file is the old or the new one."""
-        image = Image(self._layout.image, self._files)
+        changed = None
         try:
-            self._reader.materialize(self._reader.find(self._log.position), image)
+            target = self._reader.find(log.position if logged else intent.position)
+            if logged:
+                self._reader.materialize(target, image)
+            else:
+                changed = self._reader.rewind(now, target, image)
         except BookmarkError:
             image.remove()
             self._clear_intent()
             raise
+        except OSError:
+            image.remove()
+            raise
         image.close()
+        if not logged:
+            epoch = log.position.epoch + 1
+            try:
+                self._log_change(now, image.path, Flags.RESTORE, epoch, changed)
+            except OSError:
+                image.remove()
+                raise
         self._put_in_place(image)
-        self._clear_intent()
 
     def _put_in_place(self, image: Image) -> None:
         layout = self._layout
@@ -355,23 +383,29 @@ class Recovery:
         self._files.unlink(self._layout.times)
         self._files.unlink(self._layout.held_wal)
         if self._log.head is not None:
-            write_base(self._reader, self._files)
+            status = sync_file(self._reader, self._files)
+            self.is_logged = True
+            write_base(self._reader, self._files, status)
 
 
-def write_base(reader: HistoryReader, files: Files, salts: bytes = b"") -> None:
+def sync_file(reader: HistoryReader, files: Files) -> os.stat_result:
+    """Make the database file durable, which must not be open, and return its status."""
+    # The time of modification has to survive a power loss: the file is recognised by it.
+    return files.sync_with_times(reader.layout.database)
+
+
+def write_base(
+    reader: HistoryReader, files: Files, status: os.stat_result, salts: bytes = b""
+) -> None:
     """Durably record that the database file, without its WAL, is the log's last commit.
 
-    ``salts`` are those of the WAL that goes on from there. Without, the database must not be open.
+    ``status`` is that of the file, which is durable with its times. Or there are ``salts``, those
+    of the WAL that goes on from there; without them the database must not be open.
     """
     layout, head = reader.layout, reader.log.head
     assert head is not None, "an empty log needs no base"
     if salts == head.block.salts:
         return  # the log has gone on into that WAL already, and says so itself
-    if salts:
-        status = os.stat(layout.database)
-    else:
-        # The time of modification has to survive a power loss: it is how the file is recognised.
-        status = files.sync_with_times(layout.database)
     base = Base(
         head.block.end,
         head.block.number,

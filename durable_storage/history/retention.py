@@ -17,14 +17,15 @@ SNAPSHOT_AFTER_MIN_BYTES: Final = 64 * 1024**2
 
 
 def wants_snapshot(reader: HistoryReader) -> bool:
-    """Whether the log has grown by more than the database since a restore could last start.
+    """Whether the log has grown by twice the database since a restore could last start.
 
-    So a restore replays at most about one database's worth of log.
+    So a restore reads at most about two databases' worth of log, snapshots take at most half of
+    what the log takes, and rows that are only added need none: the log holds each page once.
     """
     head = reader.log.head
     if head is None:
         return False
-    most = max(SNAPSHOT_AFTER_MIN_BYTES, head.block.pages * head.block.page_size)
+    most = max(SNAPSHOT_AFTER_MIN_BYTES, 2 * head.block.pages * head.block.page_size)
     snapshots = reader.snapshots.all()
     last = snapshots[-1].number if snapshots else 0
     grown = 0

@@ -27,11 +27,16 @@ from .block import (
     Block,
     Damage,
     Encoded,
+    Flags,
+    Head,
     Slice,
     chain,
     encode,
     is_intact,
     parse_block,
+    parse_frames,
+    parse_heads,
+    parse_index,
 )
 from .bookmarks import BEGINNING, Position
 from .files import Files
@@ -63,19 +68,31 @@ class Entry:
         Raises:
             Damage: it is not what was written.
         """
-        start = self.offset + BLOCK_HEADER_SIZE
-        try:
-            with open(self.segment, "rb", buffering=0) as file:
-                file.seek(start)
-                data = file.read(self.block.size - BLOCK_HEADER_SIZE)
-        except OSError as error:
-            raise Damage(f"{self.segment}: {error.strerror}", self.block.number) from error
+        data = self._read(self.block.size - BLOCK_HEADER_SIZE)
         if not is_intact(self.block, data):
             raise Damage(
                 f"block {self.block.number} is damaged (offset {self.offset} of {self.segment})",
                 self.block.number,
             )
         return data
+
+    def heads(self) -> list[Head]:
+        """Return what the frames are, reading no more than that takes.
+
+        Raises:
+            Damage: the block is not what was written.
+        """
+        if self.block.flags & Flags.INDEXED:
+            return parse_index(self.block, self._read(self.block.times_size))
+        return parse_heads(self.block, parse_frames(self.block, self.payload()))
+
+    def _read(self, size: int) -> bytes:
+        """Read the first bytes of the payload."""
+        try:
+            with open(self.segment, "rb", buffering=0) as file:
+                return os.pread(file.fileno(), size, self.offset + BLOCK_HEADER_SIZE)
+        except OSError as error:
+            raise Damage(f"{self.segment}: {error.strerror}", self.block.number) from error
 
 
 @final

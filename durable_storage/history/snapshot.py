@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final, NamedTuple, final
 
-from .block import Block, Damage
+from .block import Block, Damage, is_compressible
 from .bookmarks import Position
 from .files import Files
 from .image import Image
@@ -30,7 +30,13 @@ _HEADER: Final = struct.Struct(">4sHH16sQIIIIIQ16s")
 _CHUNK: Final = struct.Struct(">III")
 _CRC: Final = struct.Struct(">I")
 _HASH_SIZE: Final = 32
-CHUNK_SIZE: Final = 1024 * 1024
+# A page is had by reading one chunk; smaller ones compress less well.
+CHUNK_SIZE: Final = 32 * 1024
+# What is read, and decompressed in one go.
+_BATCH_SIZE: Final = 1024 * 1024
+
+_Chunk = tuple[int, int, bytes]
+"""First page, size of the pages, data."""
 
 
 class _Header(NamedTuple):
@@ -67,15 +73,15 @@ class Snapshot:
         """Bytes of the file."""
         return os.path.getsize(self.path)
 
-    def load(self, image: Image) -> None:
-        """Write the snapshot's pages into an image, in place of what is there.
+    def fill(self, image: Image) -> None:
+        """Fill an image's missing pages, and read no more for it than it takes.
+
+        What is read is checked by the Adler-32 of each chunk.
 
         Raises:
             Damage: the file is not what was written.
         """
-        image.begin(self.page_size)
-        self._read(image.write_run)
-        image.end(self.pages)
+        self._read(image.misses, image.fill_run)
 
     def check(self) -> None:
         """Read all of the snapshot.
@@ -83,38 +89,59 @@ class Snapshot:
         Raises:
             Damage: the file is not what was written.
         """
-        self._read(lambda first_page, data: None)
+        self._read(lambda first_page, pages: True, lambda first_page, data: None)
+        hasher = hashlib.blake2b(digest_size=_HASH_SIZE)
+        with open(self.path, "rb", buffering=0) as file:
+            left = self.size - _HASH_SIZE
+            while left > 0 and (data := file.read(min(left, _BATCH_SIZE))):
+                hasher.update(data)
+                left -= len(data)
+            if file.read(_HASH_SIZE + 1) != hasher.digest():
+                raise self._damage()
 
-    def _read(self, take: Callable[[int, bytes], None]) -> None:
+    def _read(self, wants: Callable[[int, int], bool], take: Callable[[int, bytes], None]) -> None:
         try:
             with open(self.path, "rb") as file:
-                self._read_chunks(file, take)
+                self._read_chunks(file, wants, take)
         except (FileNotFoundError, zlib.error, EOFError) as error:
             raise self._damage() from error
 
-    def _read_chunks(self, file: BinaryIO, take: Callable[[int, bytes], None]) -> None:
-        hasher = hashlib.blake2b(digest_size=_HASH_SIZE)
-
+    def _read_chunks(
+        self,
+        file: BinaryIO,
+        wants: Callable[[int, int], bool],
+        take: Callable[[int, bytes], None],
+    ) -> None:
         def read(size: int) -> bytes:
             data = file.read(size)
             if len(data) != size:
                 raise EOFError
-            hasher.update(data)
             return data
 
         read(_HEADER.size + _CRC.size)
 
-        def chunks() -> Iterator[tuple[int, int, bytes]]:
-            while True:
+        def batches() -> Iterator[list[_Chunk]]:
+            expected, batch, batch_size = 1, list[_Chunk](), 0
+            while expected <= self.pages:
                 first_page, pages, size = _CHUNK.unpack(read(_CHUNK.size))
-                if not pages:
-                    return
-                yield first_page, pages * self.page_size, read(size)
+                if first_page != expected or not 0 < pages <= self.pages + 1 - expected:
+                    raise self._damage()
+                expected += pages
+                if wants(first_page, pages):
+                    batch.append((first_page, pages * self.page_size, read(size)))
+                    batch_size += pages * self.page_size
+                    if batch_size >= _BATCH_SIZE:
+                        yield batch
+                        batch, batch_size = [], 0
+                else:
+                    file.seek(size, os.SEEK_CUR)
+            yield batch
+            if read(_CHUNK.size) != bytes(_CHUNK.size):
+                raise self._damage()
 
-        for first_page, data in ahead(_decompress, chunks()):
-            take(first_page, data)
-        if file.read(_HASH_SIZE) != hasher.digest() or file.read(1):
-            raise self._damage()
+        for batch in ahead(_decompress, batches()):
+            for first_page, data in batch:
+                take(first_page, data)
 
     def _damage(self) -> Damage:
         return Damage(f"{self.path} is damaged", self.number)
@@ -208,11 +235,19 @@ class Snapshots:
             offset = self._files.write(descriptor, path, offset, data)
 
         write(header + _CRC.pack(zlib.crc32(header)))
+        most = max(1, _BATCH_SIZE // image.page_size)
         step = max(1, CHUNK_SIZE // image.page_size)
-        for first_page in range(1, image.pages + 1, step):
-            pages = min(step, image.pages + 1 - first_page)
-            data = zlib.compress(image.read_run(first_page, pages), 1)
-            write(_CHUNK.pack(first_page, pages, len(data)) + data)
+        for start in range(1, image.pages + 1, most):
+            stop = min(start + most, image.pages + 1)
+            data = image.read_run(start, stop - start)
+            level = 1 if is_compressible(data) else 0
+            parts: list[bytes] = []
+            for first_page in range(start, stop, step):
+                pages = min(step, stop - first_page)
+                first = (first_page - start) * image.page_size
+                chunk = zlib.compress(data[first : first + pages * image.page_size], level)
+                parts += (_CHUNK.pack(first_page, pages, len(chunk)), chunk)
+            write(b"".join(parts))
         write(_CHUNK.pack(0, 0, 0))
         self._files.write(descriptor, path, offset, hasher.digest())
 
@@ -222,6 +257,12 @@ class Snapshots:
             self._files.unlink(snapshot.path)
 
 
-def _decompress(chunk: tuple[int, int, bytes]) -> tuple[int, bytes]:
-    first_page, size, data = chunk
-    return first_page, zlib.decompress(data, bufsize=size)
+def _decompress(batch: list[_Chunk]) -> list[tuple[int, bytes]]:
+    return [(first_page, _inflate(data, size)) for first_page, size, data in batch]
+
+
+def _inflate(data: bytes, size: int) -> bytes:
+    pages = zlib.decompress(data, bufsize=size)
+    if len(pages) != size:
+        raise zlib.error("a chunk of another size")
+    return pages

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
-from .block import Damage, parse_frames, parse_times
+from .block import Damage, parse_frames, parse_heads, parse_times
 from .reader import HistoryReader
 
 __all__ = ["Verification", "verify"]
@@ -62,7 +62,8 @@ def verify(
         try:
             payload = entry.payload()
             parse_times(block, payload)
-            parse_frames(block, payload)
+            if entry.heads() != parse_heads(block, parse_frames(block, payload)):
+                raise Damage(f"the index of block {block.number} is wrong", block.number)
         except (Damage, zlib.error) as damage:
             damages.append(str(damage))
             damaged_blocks.add(block.number)

@@ -23,7 +23,6 @@ HEADER_SIZE: Final = 32
 FRAME_HEADER_SIZE: Final = 24
 # Page number, size and salts: what is looked at.
 _HEAD_SIZE: Final = 16
-_READ_AHEAD_MAX: Final = 64
 _LITTLE_ENDIAN: Final = 0x377F0682
 _BIG_ENDIAN: Final = 0x377F0683
 _TWO_WORDS: Final = struct.Struct(">II")
@@ -56,22 +55,28 @@ class WalHeader:
 
         Right in a quiet moment; while a COMMIT runs, the result may be a commit in the making.
         """
-        frame_size = self.frame_size
-        salts = self.salts
-        frame = found = after
-        ahead = 1
-        while True:
-            # One read for the header of the next frame and, past its page, of the one behind.
-            data = os.pread(descriptor, ahead * frame_size + _HEAD_SIZE, self.offset(frame + 1))
-            for start in range(0, len(data) - _HEAD_SIZE + 1, frame_size):
-                if data[start + 8 : start + _HEAD_SIZE] != salts:
-                    return found
-                frame += 1
-                if data[start + 4 : start + 8] != b"\0\0\0\0":
-                    found = frame
-            if len(data) < ahead * frame_size + _HEAD_SIZE:
-                return found
-            ahead = min(4 * ahead, _READ_AHEAD_MAX)
+        # One read for the header of the next frame and, past its page, of the one behind.
+        frame_size, salts = self.frame_size, self.salts
+        data = os.pread(descriptor, frame_size + _HEAD_SIZE, self.offset(after + 1))
+        if data[8:_HEAD_SIZE] != salts:
+            return after
+        if data[frame_size + 8 :] != salts and data[4:8] != b"\0\0\0\0":
+            return after + 1
+        # The frames of a generation are written one behind the other, so the last is searched for
+        # by doubling, then halving; only what is behind the last commit is walked.
+        step = 2
+        while self._is_in_use(descriptor, after + step):
+            step *= 2
+        low, high = after + step // 2, after + step
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._is_in_use(descriptor, middle) else (low, middle)
+        while low > after and not self.is_commit(descriptor, low):
+            low -= 1
+        return low
+
+    def _is_in_use(self, descriptor: int, frame: int) -> bool:
+        return os.pread(descriptor, _HEAD_SIZE, self.offset(frame))[8:] == self.salts
 
     def is_commit(self, descriptor: int, frame: int) -> bool:
         """Whether a frame of this generation ends a commit."""

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 from pathlib import Path
 
 import pytest
+
+from durable_storage import DurableObject, ObjectResetError, Runtime
+from durable_storage.testing import FaultInjector
 
 from .rig import Session
 
@@ -93,3 +97,91 @@ def test_a_new_object_can_be_used_although_its_history_cannot_be_begun(path: Pat
     session = Session(path)
     assert session.exported(bookmark) == state
     session.close()
+
+
+@pytest.mark.parametrize("end", ["crash", "close"])
+def test_a_restore_that_has_no_room_is_done_or_given_up_and_loses_nothing(
+    path: Path, end: str
+) -> None:
+    session = Session(path)
+    session.run("CREATE TABLE t(a)")
+    states: dict[str, str] = {}
+    for number in range(12):
+        session.run(("INSERT INTO t VALUES(?)", str(number) * 3000))
+        states[session.log.current_bookmark()] = session.content()
+        if number % 4 == 0:
+            session.confirm()
+            assert session.fold()
+    session.confirm()
+    wanted, restored = list(states.items())[5]
+    outcomes = set()
+    for start in range(20):
+        before = session.content()
+        states[session.log.current_bookmark()] = before
+        undo = session.log.request_restore(wanted)
+        if end == "crash":
+            session.crash()
+        else:
+            session.close()
+        disk = Full(start)
+        refused: OSError | None = None
+        try:
+            session = Session(path, faults=disk)
+        except OSError as error:
+            refused = error
+        if refused is not None:
+            assert refused.errno == errno.ENOSPC
+            assert wanted in str(refused)
+            session = Session(path, faults=disk)
+            assert session.content() == before
+        else:
+            assert session.content() == restored
+            states[undo] = before
+        outcomes.add(refused is None)
+        session.run(f"INSERT INTO t VALUES('after {start}')")
+        session.confirm()
+        written = session.content()
+        session.crash()
+        session = Session(path)
+        assert session.content() == written
+        assert session.log.verify().sound
+        for bookmark, state in list(states.items())[start % 5 :: 5]:
+            assert session.exported(bookmark) == state
+    assert outcomes == {True, False}
+    session.close()
+
+
+class Page(DurableObject):
+    async def write(self, text: str) -> str:
+        self.ctx.storage.put("text", text)
+        await self.ctx.storage.sync()
+        return await self.ctx.storage.get_current_bookmark()
+
+    async def read(self) -> str:
+        return str(await self.ctx.storage.get("text"))
+
+    async def restore(self, bookmark: str) -> None:
+        await self.ctx.storage.on_next_session_restore_bookmark(bookmark)
+        self.ctx.abort("to restore")
+
+
+@pytest.mark.anyio
+async def test_an_object_whose_restore_has_no_room_says_so_once_and_goes_on(
+    tmp_path: Path,
+) -> None:
+    faults = FaultInjector()
+    async with Runtime(tmp_path, faults=faults) as runtime:
+        page = runtime.namespace(Page).get_by_name("home")
+        bookmark = await page.write("first")
+        await page.write("second")
+        faults.fail("write", times=math.inf, error=errno.ENOSPC, path="*-history/image.new")
+        with pytest.raises(ObjectResetError):
+            await page.restore(bookmark)
+        with pytest.raises(ObjectResetError, match="no room to restore"):
+            await page.read()
+        assert await page.read() == "second"
+        await page.write("third")
+        faults.clear()
+        with pytest.raises(ObjectResetError):
+            await page.restore(bookmark)
+        assert await page.read() == "first"

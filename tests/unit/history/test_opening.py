@@ -188,10 +188,12 @@ def test_a_file_that_another_process_has_open_is_refused(path: Path) -> None:
 
 def test_a_restore_that_has_become_impossible_is_given_up_once(path: Path) -> None:
     session = Session(path)
+    bookmarks = []
     for number in range(3):
         session.run(f"CREATE TABLE t{number}(a)")
+        bookmarks.append(session.log.current_bookmark())
         session.fold()
-    session.log.request_restore(session.log.current_bookmark())
+    session.log.request_restore(bookmarks[0])
     state = session.content()
     session.close()
     entry = session.log._log.entries()[0]

@@ -75,7 +75,8 @@ def test_closing_does_not_wait_for_a_snapshot_to_be_finished(
     session = Session(tmp_path / "object.sqlite")
     session.run("CREATE TABLE t(a)")
     session.fold()
-    session.run("CREATE TABLE u(a)")
+    for number in range(9):
+        session.run(f"INSERT INTO t VALUES({number})")
     session.log.archive()
     started, closing = threading.Event(), threading.Event()
     genuine = retention.Image
