@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 
 from ..harness import Bench
-from . import durable, growth, hold, kv, memory, sql, stubs
+from . import durable, growth, history, hold, kv, memory, sql, stubs
 
 SUITES: Mapping[str, Callable[[Bench], Awaitable[None]]] = {
     "kv": kv.kv,
@@ -16,7 +16,8 @@ SUITES: Mapping[str, Callable[[Bench], Awaitable[None]]] = {
     "stubs": stubs.stubs,
     "durable": durable.durable,
     "new-objects": durable.new_objects,
-    "history": durable.history,
+    "history": history.history,
+    "restore": history.restore,
     "memory": memory.memory,
     "capacity": memory.capacity,
     "growth": growth.growth,

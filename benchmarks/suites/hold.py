@@ -41,7 +41,8 @@ class Ticker:
             self.cpus.append(time.thread_time() - cpu)
 
 
-async def _watched(work: Awaitable[object]) -> Ticker:
+async def watched(work: Awaitable[object]) -> Ticker:
+    """Do some work beside a ticker."""
     stop = asyncio.Event()
     ticker = Ticker()
     gc.collect()
@@ -75,7 +76,7 @@ async def hold(bench: Bench) -> None:
     async def nothing() -> None:
         await asyncio.sleep(seconds)
 
-    idle = await _watched(nothing())
+    idle = await watched(nothing())
     _record(bench, "idle loop", "nothing", idle, [])
     # A machine that takes the processor away for longer than that says nothing about us.
     judged = ["cpu", "wall"] if max(idle.walls) < HOLD_MAX_SECONDS / 2 else ["cpu"]
@@ -85,7 +86,7 @@ async def hold(bench: Bench) -> None:
             with bench.workspace() as folder:
                 async with Runtime(folder / "run", history=History(enabled=history)) as runtime:
                     await _load(runtime, size, 0.2)
-                    ticker = await _watched(_load(runtime, size, seconds))
+                    ticker = await watched(_load(runtime, size, seconds))
             _record(bench, f"values of {size:,} bytes", name, ticker, judged)
 
 
