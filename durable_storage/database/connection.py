@@ -582,7 +582,7 @@ class Database:
             with suppress(sqlite3.Error):  # what is wrong with it, running it will tell
                 self.meter.explain(last, parameters)
         rows: list[_Row] = []
-        self.meter.start()
+        self.meter.start(last.sql)
         try:
             with nullcontext() if last.changes_schema else self._lowered:
                 self._write(last.sql, parameters)

@@ -8,6 +8,7 @@ is run once more, as far as it was read, when it is asked about.
 from __future__ import annotations
 
 import sqlite3
+from contextlib import suppress
 from itertools import islice
 from typing import Final, final
 
@@ -27,6 +28,11 @@ _CHANGES: Final = own("SELECT changes()")
 
 _KNOWN_MAX: Final = 64
 
+# From 3.41 SQLite reports progress while it prepares a statement too.
+_PREPARING_COUNTS: Final = sqlite3.sqlite_version_info >= (3, 41)
+# More values than any statement has parameters: it is prepared and does not run.
+_TOO_MANY: Final = (None,) * 40_000
+
 
 @final
 class Meter:
@@ -41,8 +47,12 @@ class Meter:
         # Held here, because SQLite's module drops its own reference while it calls.
         self._handler = self._tick
 
-    def start(self, steps_max: int = _STEPS_MAX) -> None:
-        """Begin to observe what is run."""
+    def start(self, sql: str, steps_max: int = _STEPS_MAX) -> None:
+        """Begin to observe the run of a statement."""
+        if _PREPARING_COUNTS:
+            # Python prepares a statement before it looks at the values, and keeps it.
+            with suppress(sqlite3.Error):
+                self._connection.execute(sql, _TOO_MANY)
         self._steps = 0
         self._steps_max = steps_max
         self._changes_before = self._connection.total_changes
@@ -104,9 +114,10 @@ class Meter:
 
     def _repeat(self, statement: Statement, bindings: Parameters, delivered: int) -> Observation:
         """Run a read once more, as far as it was read."""
-        self.start(_REPEATED_STEPS_MAX)
+        sql = own(statement.sql)
+        self.start(sql, _REPEATED_STEPS_MAX)
         try:
-            rows: sqlite3.Cursor = self._connection.execute(own(statement.sql), bindings)
+            rows: sqlite3.Cursor = self._connection.execute(sql, bindings)
             for _ in islice(rows, delivered):
                 pass
             steps = self._seen_steps()
