@@ -31,11 +31,11 @@ UNKNOWN = {
     "fallocate",
     "symlink",
     "symlinkat",
-    "copy_file_range",
     "sendfile",
     "utimensat",
     "creat",
 }
+_COPY = re.compile(r"(\d+), \[(\d+)[^]]*\], (\d+), \[(\d+)[^]]*\],")
 MISSING = "strace is needed to record system calls: apt-get install strace"
 
 
@@ -139,6 +139,7 @@ class _Parser:
         self._positions: dict[int, int] = {}
         self._appending: set[int] = set()
         self._sizes: dict[int, int] = {}
+        self._contents: dict[int, bytearray] = {}
 
     def parse(self, calls: list[_Call]) -> None:
         # In the order in which they ended, except that closing a descriptor frees it at once.
@@ -189,6 +190,8 @@ class _Parser:
                     self._add(call, "mark", mark=json.loads(line[1:]))
         elif name in ("write", "pwrite64", "pwritev", "pwritev2"):
             self._written(call, int(first))
+        elif name == "copy_file_range":
+            self._copied(call)
         elif name in ("fsync", "fdatasync"):
             opened = self._open.get(int(first))
             if opened is not None:
@@ -197,8 +200,7 @@ class _Parser:
             opened = self._open.get(int(first))
             if opened is not None:
                 size = int(text.rsplit(",", 1)[1])
-                self._sizes[opened[0]] = size
-                self._add(call, "truncate", node=opened[0], offset=size)
+                self._cut(call, opened[0], size)
         elif name in ("rename", "renameat", "renameat2", "link", "linkat"):
             self._named(call)
         elif name in ("unlink", "rmdir", "unlinkat"):
@@ -229,8 +231,7 @@ class _Parser:
             parent = self.nodes[os.path.dirname(path)]
             self._add(call, "link", node=parent, name=os.path.basename(path), other=node)
         if "O_TRUNC" in flags:
-            self._sizes[node] = 0
-            self._add(call, "truncate", node=node)
+            self._cut(call, node, 0)
         self._open[call.result] = node, path
         self._positions[call.result] = 0
         self._appending.discard(call.result)
@@ -252,8 +253,30 @@ class _Parser:
         else:
             offset = self._positions[descriptor]
             self._positions[descriptor] += call.result
+        self._put(call, node, offset, data)
+
+    def _copied(self, call: _Call) -> None:
+        found = _COPY.match(call.text)
+        if found is None:
+            raise ValueError(f"a copy without offsets is not modelled: {call.text[:200]}")
+        source, start, target, offset = map(int, found.groups())
+        if target in self._open:
+            data = self._contents[self._open[source][0]][start : start + call.result]
+            self._put(call, self._open[target][0], offset, bytes(data))
+
+    def _put(self, call: _Call, node: int, offset: int, data: bytes) -> None:
         self._sizes[node] = max(self._sizes.get(node, 0), offset + len(data))
+        content = self._contents.setdefault(node, bytearray())
+        content.extend(bytes(max(0, offset - len(content))))
+        content[offset : offset + len(data)] = data
         self._add(call, "write", node=node, offset=offset, data=data)
+
+    def _cut(self, call: _Call, node: int, size: int) -> None:
+        self._sizes[node] = size
+        content = self._contents.setdefault(node, bytearray())
+        del content[size:]
+        content.extend(bytes(size - len(content)))
+        self._add(call, "truncate", node=node, offset=size)
 
     def _named(self, call: _Call) -> None:
         if "at" in call.name:
