@@ -41,6 +41,7 @@ from durable_storage import (
 )
 from durable_storage.testing import ManualClock, evict_durable_object
 
+from ..unit.database.rig import built_with
 from . import report
 from .opslang import (
     EPOCH,
@@ -80,6 +81,9 @@ SKIPPED_NAMES: Final[dict[str, str]] = {
         "bookmarks come from the commit log beside the database and leave no table in it"
     ),
 }
+
+if not built_with("ENABLE_UPDATE_DELETE_LIMIT"):
+    SKIPPED_NAMES["update-order-limit"] = "needs SQLite with ENABLE_UPDATE_DELETE_LIMIT"
 
 
 # Where a count differs, the rest of such a case must still be as recorded.

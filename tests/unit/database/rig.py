@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from durable_storage.database import Database, SqlStorageCursor
 from durable_storage.limits import Limits
+
+
+def built_with(option: str) -> bool:
+    """Whether the SQLite that Python is linked with was built with an option."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        return bool(
+            connection.execute("SELECT sqlite_compileoption_used(?)", (option,)).fetchone()[0]
+        )
 
 
 class Rig:
