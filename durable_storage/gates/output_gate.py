@@ -103,15 +103,17 @@ class OutputGate:
 
     def skip(self) -> None:
         """The commit that answers may wait for changed nothing: there is nothing to confirm."""
-        if self.confirmed == self.committed:
-            self.committed += 1
+        none_under_way = self.confirmed == self.committed
+        self.committed += 1
+        if none_under_way:
             self.confirmed = self.committed
             signal, self._next = self._next, None
             if signal is not None:
                 signal.set()
-        elif self._next is not None:
-            # What came before is being confirmed; one more confirmation releases them all.
-            self.committed += 1
+        elif self._next is None and self._target == self.committed - 1:
+            # What is under way covers it, and wakes who may have begun to wait for it before.
+            self._target = self.committed
+        # Else one more confirmation follows, and releases them all.
 
     def _start(self) -> None:
         self._target = self.committed
