@@ -16,6 +16,7 @@ __all__ = ["RESERVED_PREFIX", "Authorizer", "is_reserved"]
 RESERVED_PREFIX: Final = "_cf_"
 _OK: Final = sqlite3.SQLITE_OK
 _DENY: Final = sqlite3.SQLITE_DENY
+_IGNORE: Final = sqlite3.SQLITE_IGNORE
 _TEMP: Final = "temp"
 
 _FUNCTIONS: Final = frozenset(
@@ -147,6 +148,9 @@ _REFUSED: Final = frozenset(
         sqlite3.SQLITE_DROP_TEMP_VIEW,
     }
 )
+# Asked about each table or index in turn, and left out where it is ours.
+_OF_EACH: Final = frozenset({sqlite3.SQLITE_ANALYZE, sqlite3.SQLITE_REINDEX})
+_OWN_INDEX: Final = "sqlite_autoindex_"
 _TRANSACTION_CONTROL: Final = frozenset({sqlite3.SQLITE_TRANSACTION, sqlite3.SQLITE_SAVEPOINT})
 # The second argument is the name of a column in these, of an object in all the others.
 _COLUMN_SECOND: Final = frozenset({sqlite3.SQLITE_READ, sqlite3.SQLITE_UPDATE})
@@ -189,8 +193,8 @@ class Authorizer:
             allows = _PRAGMAS.get((first or "").lower())
             allowed = allows is not None and allows(second) and database != _TEMP
             return _OK if allowed else _DENY
-        if action == sqlite3.SQLITE_ANALYZE:  # of all tables, or of one
-            return _OK
+        if action in _OF_EACH:
+            return _IGNORE if is_reserved((first or "").removeprefix(_OWN_INDEX)) else _OK
         if action in _REFUSED or is_reserved(first):
             return _DENY
         if database == _TEMP and action not in _COLUMN_SECOND:  # ALTER TABLE looks there too

@@ -227,3 +227,22 @@ def test_a_file_cannot_be_made_the_object_of_vacuum(rig: Rig) -> None:
 def test_extensions_cannot_be_loaded(rig: Rig) -> None:
     with pytest.raises(SqlError, match=r"^not authorized: SQLITE_ERROR$"):
         rig.exec("SELECT load_extension('x')").to_array()
+
+
+@pytest.mark.parametrize("statement", ["ANALYZE", "ANALYZE _cf_KV", "PRAGMA optimize(0x10002)"])
+def test_no_statistics_are_made_of_what_is_hidden(keys: Rig, statement: str) -> None:
+    keys.exec("CREATE TABLE u(a UNIQUE)")
+    keys.exec("INSERT INTO u VALUES (1)")
+    keys.exec("ANALYZE u")
+    keys.exec(statement)
+    assert keys.rows("SELECT tbl FROM sqlite_stat1") == [("u",)]
+
+
+def test_only_indexes_of_the_application_are_made_anew(keys: Rig) -> None:
+    keys.exec("CREATE TABLE u(a UNIQUE)")
+
+    def program(statement: str) -> set[str]:
+        return {row["opcode"] for row in keys.exec(f"EXPLAIN {statement}")}
+
+    assert "OpenWrite" in program("REINDEX u")
+    assert "OpenWrite" not in program("REINDEX _cf_KV")
