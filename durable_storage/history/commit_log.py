@@ -439,6 +439,9 @@ class CommitLog:
         """Return the bookmark of the last COMMIT, which need not be confirmed yet.
 
         For the thread of the connection, while no transaction is open.
+
+        Raises:
+            BookmarkError: commits are not logged any more until the object is opened anew.
         """
         self._prepare()
         return self._reader.bookmark(self._position())
@@ -446,9 +449,17 @@ class CommitLog:
     def _position(self) -> Position:
         with self._lock:
             self._observe(self._clock_ms(), quiet=True)
+            self._require_no_gap()
             if self._committed:
                 return Position(self._log.position.epoch, self._generation, self._committed)
             return self._log.position
+
+    def _require_no_gap(self) -> None:
+        if self._gap:
+            raise BookmarkError(
+                "the object's last commits have no bookmarks: there was no room for them in its "
+                "history. Make room on the disk, and let the object be opened anew"
+            )
 
     def bookmark_for_time(self, time_ms: int) -> str:
         """Return the bookmark of the last commit at or before a time (ms since the epoch).
@@ -469,6 +480,7 @@ class CommitLog:
             self._observe(now_ms, quiet=True)
             index = bisect_right(self._times, time_ms, key=lambda item: item[1])
             if index:
+                self._require_no_gap()
                 frame = self._times[index - 1][0]
                 position = Position(self._log.position.epoch, self._generation, frame)
                 return self._reader.bookmark(position)
