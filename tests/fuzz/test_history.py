@@ -19,6 +19,12 @@ from ..unit.history.rig import ManualTime, Session
 
 OBJECT_ID = bytes(range(16))
 FLIPS = 60
+BOOKMARKS = [
+    line.replace("\\n", "\n").replace("\\0", "\0").replace("\\ud800", "\ud800")
+    for line in (pathlib.Path(__file__).parent / "corpus" / "bookmarks.txt")
+    .read_text(encoding="utf-8")
+    .split("\n")
+]
 
 
 @pytest.fixture
@@ -94,6 +100,12 @@ def test_a_flipped_bit_is_noticed_and_never_served(
 
 @given(text=st.one_of(st.text(max_size=70), st.from_regex(r"[0-9a-f]{8}(-[0-9a-f]{8}){2}-[0-9a-f]{32}", fullmatch=True)))  # fmt: skip
 def test_any_text_that_was_not_given_out_is_no_bookmark(text: str) -> None:
+    with pytest.raises(BookmarkError):
+        parse_bookmark(OBJECT_ID, text)
+
+
+@pytest.mark.parametrize("text", BOOKMARKS, ids=ascii)
+def test_no_text_of_the_corpus_is_a_bookmark(text: str) -> None:
     with pytest.raises(BookmarkError):
         parse_bookmark(OBJECT_ID, text)
 
