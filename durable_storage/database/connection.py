@@ -151,6 +151,9 @@ class Database:
         self._own = self._sql.cursor.execute
         self.meter: Meter = Meter(self._connection, self._sql)
         self._kv = KeyValueTable(self._sql, "_cf_KV")
+        # For reading a key with one call less; an error goes to kv_get_after().
+        self.kv_table: KeyValueTable = self._kv
+        self.kv_execute: Callable[[str, tuple[str]], sqlite3.Cursor] = self._own
         self._metadata = KeyValueTable(self._sql, "_cf_METADATA", self._record_version)
         self._wal = WriteAheadLog(self.path, self._file.descriptor, faults)
         try:
@@ -326,18 +329,19 @@ class Database:
 
     def kv_get(self, key: str) -> Stored | Missing:
         """Return what is stored under ``key``, or ``MISSING``."""
-        # Most of a get past the cache, and therefore not made of the calls that others are.
-        table = self._kv
         try:
-            if not (table.known or table.exists()):
-                return MISSING
-            try:
-                row = self._own(table.select, (key,)).fetchone()
-            except sqlite3.DatabaseError as error:
-                row = self._sql.run_again(error, table.select, (key,)).fetchone()
+            return self._kv.get(key)
         except _SqliteRefusals as error:
-            raise self._failure(error) from error
-        return MISSING if row is None else row[0]
+            raise self._failure(error, (key,)) from error
+
+    def kv_get_after(self, error: Exception, key: str) -> Stored | Missing:
+        """As `kv_get`, when the statement was tried as it is and failed."""
+        # Only for want of rights: trying again after any other error could hide a lost transaction.
+        if isinstance(error, sqlite3.DatabaseError) and primary_code(error) == AUTH:
+            return self.kv_get(key)
+        if isinstance(error, _SqliteRefusals):
+            raise self._failure(error, (key,)) from error
+        raise error
 
     def kv_put(self, key: str, value: Stored) -> None:
         """Store ``value`` under ``key``."""

@@ -13,7 +13,7 @@ from ..errors import ArgumentTypeError, LimitExceededError, TransactionError
 from ..gates.ready import READY, Eager, Pending, Ready, uncalled
 from ..limits import Limits
 from .alarm_slot import alarm_time, from_ms, to_ms
-from .kv_buffer import MISS, Encoded, check_key, utf8_size
+from .kv_buffer import MISS, Gap, check_key, utf8_size
 from .ranges import check_range
 from .session import Session
 from .sql import SqlStorage
@@ -131,12 +131,12 @@ class DurableObjectStorage:
             if kind is Ready:
                 ready = entry
                 return ready
-            if kind is not Encoded:
+            if kind is bytes:
+                return Ready(session.kv.loads(entry))
+            if kind is not Gap:
                 # Kept in the value's place, so that the next get makes none (a third of its cost).
                 ready = hot[key] = Ready(entry)
                 return ready
-            if entry.data:
-                return Ready(session.kv.loads(entry.data))
         return self._get(key, default, no_cache)
 
     # Apart from get() and put(), because a function whose variables are used by functions inside it
@@ -145,7 +145,7 @@ class DurableObjectStorage:
         if isinstance(key, str):
             name = check_key(key, "get()")
             return self._eager(
-                "get()", lambda _: self._session.kv.get(name, default, no_cache=no_cache)
+                "get()", lambda _: self._session.kv.get(name, default, no_cache)
             )
         keys = self._keys(key, "get()")
         return self._eager("get()", lambda _: self._session.kv.get_many(keys, no_cache=no_cache))
@@ -235,7 +235,7 @@ class DurableObjectStorage:
             stored, cached, size = buffer.encode(key, value)
             frame = life.loop.current
             if frame is not None and frame.life is life and life.admission("put()") is None:
-                buffer.put(key, stored, cached, size, no_cache=no_cache)
+                buffer.put(key, stored, cached, size, no_cache)
                 life.pending = True
                 if not allow_unconfirmed:
                     session.withhold = True
@@ -249,7 +249,7 @@ class DurableObjectStorage:
         def run(driven: bool) -> None:
             session = self._session
             for each in pairs:
-                session.kv.put(*each, no_cache=no_cache)
+                session.kv.put(*each, no_cache)
             if pairs:
                 self._wrote(driven, allow_unconfirmed)
 

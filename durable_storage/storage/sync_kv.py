@@ -7,7 +7,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar, final, overload
 
 from ..gates.ready import Ready
-from .kv_buffer import MISS, Encoded, check_key
+from .kv_buffer import MISS, Gap, check_key
 from .ranges import check_range
 
 if TYPE_CHECKING:
@@ -49,17 +49,17 @@ class SyncKvStorage:
             check_key(key, "kv.get()")
             raise
         kind = type(entry)  # pyright: ignore[reportUnknownVariableType] - of Any
-        if kind is not Encoded:
+        if kind is bytes:
+            return buffer.loads(entry)
+        if kind is not Gap:
             return entry.value if kind is Ready else entry
-        if entry.data:
-            return buffer.loads(entry.data)
         if type(key) is not str:
             key = check_key(key, "kv.get()")
         life = self._life
         frame = self._loop.current
         if frame is None or frame.life is not life or life.broken is not None:
             life.admit("kv.get()")
-        return buffer.get(key, default)
+        return buffer.get(key, default, False)
 
     def put(self, key: str, value: object) -> None:
         """Store ``value`` under ``key``.
@@ -82,7 +82,7 @@ class SyncKvStorage:
             or get_ident() != loop.thread_id
         ):
             life.wrote(life.admit("kv.put()"))
-        buffer.put(key, stored, cached, size)
+        buffer.put(key, stored, cached, size, False)
         self._session.withhold = True
         life.pending = True
 
