@@ -98,7 +98,8 @@ class CommitLog:
         self._committed = 0
         self._archived = 0
         # What confirmed() saw last. While a COMMIT runs this may be a commit in the making, so
-        # it bounds times and nothing else. What it saw the time before is durable by now.
+        # it bounds times and nothing else. What it saw the time before is durable by now, and so
+        # is all of it when no COMMIT could run meanwhile.
         self._seen = 0
         self._confirmed = 0
         self._settled = 0
@@ -257,10 +258,11 @@ class CommitLog:
 
     # -- the hooks
 
-    def confirmed(self, time_ms: int) -> None:
+    def confirmed(self, time_ms: int, *, quiet: bool = False) -> None:
         """Record the time of the commits that were made durable; call it right after that.
 
-        May run in any thread, also while commits are made.
+        May run in any thread, also while commits are made. ``quiet`` when none was made since the
+        disk was asked.
         """
         with self._lock:
             header = self._header
@@ -272,6 +274,8 @@ class CommitLog:
                 # Nothing was added, which is also what a WAL that has restarted looks like.
                 self._observe(time_ms, quiet=False)
             self._settled, self._confirmed = self._confirmed, self._seen
+            if quiet:
+                self._settled = self._seen
             restarted = self._restarted
             ahead = self._settled - self._archived >= ARCHIVE_AHEAD_FRAMES and not self._ahead
             self._ahead = self._ahead or ahead

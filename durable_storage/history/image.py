@@ -26,7 +26,7 @@ __all__ = [
 
 _FRAME_HEADER: Final = struct.Struct(">II16x")
 _PENDING_BYTE: Final = 0x40000000
-SLICE_SIZE: Final = 4 * 1024**2
+SLICE_SIZE: Final = 1024**2
 """The most bytes of frames that one block holds."""
 # Pages of one system call, far below any limit on them.
 _RUN_MAX: Final = 256
@@ -219,12 +219,9 @@ def compare(old: int, new: int, among: bytes | None = None) -> Difference | None
     # SQLite never writes the page that holds its locks.
     skipped = _PENDING_BYTE // page_size + 1
     differ = full or new_size != os.fstat(old).st_size
-    for start in range(0, new_size, _COMPARE_SIZE):
-        first = start // page_size + 1
-        if among is not None and among.find(1, first, first + _COMPARE_SIZE // page_size) < 0:
-            continue
-        data = os.pread(new, _COMPARE_SIZE, start)
-        other = b"" if full else os.pread(old, _COMPARE_SIZE, start)
+    for start, size in _spans(new_size, page_size, among):
+        data = os.pread(new, size, start)
+        other = b"" if full else os.pread(old, size, start)
         if data == other:
             continue
         for offset in range(0, len(data), page_size):
@@ -235,6 +232,21 @@ def compare(old: int, new: int, among: bytes | None = None) -> Difference | None
                     if page != 1:
                         pages.append(page)
     return Difference(pages, full) if differ else None
+
+
+def _spans(file_size: int, page_size: int, among: bytes | None) -> Iterator[tuple[int, int]]:
+    """Yield offset and size of what has to be compared, a mebibyte at most."""
+    if among is None:
+        for start in range(0, file_size, _COMPARE_SIZE):
+            yield start, _COMPARE_SIZE
+        return
+    most = max(1, _COMPARE_SIZE // page_size)
+    page = among.find(1)
+    while page > 0:
+        stop = among.find(0, page, page + most)
+        stop = stop if stop > 0 else min(page + most, len(among))
+        yield (page - 1) * page_size, (stop - page) * page_size
+        page = among.find(1, stop)
 
 
 def difference_slices(

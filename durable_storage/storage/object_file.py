@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
+from threading import get_ident
 from typing import final
 
 from ..clock import Clock
@@ -89,7 +90,9 @@ class ObjectFile:
                 self._before_confirm()
             self.database.confirm()
             if self.log is not None:
-                self.log.confirmed(self._clock.time_ms())
+                # In the thread of the connection, no commit can have been made meanwhile.
+                quiet = get_ident() == self.database.thread_id
+                self.log.confirmed(self._clock.time_ms(), quiet=quiet)
 
     def fold(self) -> bool:
         """Archive the log's newest part and fold it into the database; blocks.
