@@ -87,6 +87,8 @@ class CommitLog:
         self._database: AttachedDatabase | None = None
         self.closing: bool = False
         self._prepared = False
+        # Held while that is done, by the first thread to need it.
+        self._preparing = threading.Lock()
         self._restore_requested = False
 
         # Held for moments only: what is known of the WAL.
@@ -169,8 +171,10 @@ class CommitLog:
 
     def _prepare(self) -> None:
         """Make the directories and the identity durable, once in an object's life."""
-        if not self._prepared:
-            if read_identity(self._layout.identity) is None:
+        if self._prepared:
+            return
+        with self._preparing:
+            if not self._prepared and read_identity(self._layout.identity) is None:
                 self._layout.make_directories(self._files)
                 self._files.replace(self._layout.identity, pack_identity(self._reader.object_id))
             self._prepared = True

@@ -6,6 +6,7 @@ and, if it is new or renamed, its directory were synced here.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Final, final
 
@@ -35,7 +36,9 @@ class Files:
         """Make a directory unless it exists; not durable until its parent is synced."""
         if not os.path.isdir(path):
             self.announce("open", path)
-            os.mkdir(path, DIRECTORY_MODE)
+            # Whoever confirms, archives or gives a bookmark is the first to need one.
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, DIRECTORY_MODE)
 
     def create(self, path: str) -> int:
         """Return a descriptor of a new file. FileExistsError if there is one."""

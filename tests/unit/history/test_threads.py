@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -101,3 +103,47 @@ def test_closing_does_not_wait_for_a_snapshot_to_be_finished(
     reader = session.log._reader
     assert all(snapshot.number < reader.log.number for snapshot in reader.snapshots.all())
     assert not (tmp_path / "object.sqlite-history" / "snapshot.new").exists()
+
+
+class _Beside:
+    """Does something beside the first operation on a file whose path ends so."""
+
+    def __init__(self, operation: str, ending: str) -> None:
+        self.operation = operation
+        self.ending = ending
+        self.work: Callable[[str], object] | None = None
+
+    def before(self, operation: str, path: str) -> None:
+        if operation == self.operation and path.endswith(self.ending) and self.work is not None:
+            work, self.work = self.work, None
+            work(path)
+
+
+def test_two_threads_may_make_a_directory_of_the_log_at_once(tmp_path: Path) -> None:
+    beside = _Beside("open", "-history")
+    session = Session(tmp_path / "object.sqlite", faults=beside)
+    session.run("CREATE TABLE t(a)")
+    beside.work = os.mkdir
+    session.log.current_bookmark()
+    assert beside.work is None
+    session.close()
+
+
+def test_two_threads_may_need_the_log_for_the_first_time_at_once(tmp_path: Path) -> None:
+    beside = _Beside("rename", "identity")
+    session = Session(tmp_path / "object.sqlite", faults=beside)
+    session.run("CREATE TABLE t(a)")
+    given: list[str] = []
+    other = threading.Thread(target=lambda: given.append(session.log.current_bookmark()))
+
+    def start(_: str) -> None:
+        other.start()
+        # It cannot end before this thread has done what both need.
+        other.join(0.2)
+
+    beside.work = start
+    given.append(session.log.current_bookmark())
+    other.join()
+    assert len(given) == 2
+    assert given[0] == given[1]
+    session.close()
