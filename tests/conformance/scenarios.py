@@ -5,8 +5,8 @@ the trace that the steps leave, the results and the order in which they arrived,
 the end, and how often every object was constructed.
 
 External waits are real ones, of the recorded length. Many scenarios run side by side; one that
-does not come out as recorded gets a second chance alone and three times as slow, so that a busy
-machine is not taken for a wrong order.
+does not come out as recorded gets more chances, alone and much slower, so that a busy machine is
+not taken for a wrong order.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ from durable_storage import (
 from . import report
 from .opslang import same_error, show
 from .report import Backend, Difference, Result
+from .timeline import Timeline
 
 Step = Sequence[Any]
 Scenario = dict[str, Any]
 
 SIDE_BY_SIDE: Final = 12
-SECOND_CHANCE_SLOWNESS: Final = 3.0
+CHANCES_SLOWNESS: Final = (3.0, 10.0)
 
 # Accepted differences that no rule below covers, by name: none.
 SKIPPED_NAMES: Final[dict[str, str]] = {}
@@ -96,8 +97,8 @@ class ScenarioRun:
 
     scenario: Scenario
     prefix: str
-    namespace: Any = None
-    slowness: float = 1.0
+    namespace: Any
+    timeline: Timeline
     trace: list[Line] = field(default_factory=list)
     constructed: dict[str, int] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
@@ -110,7 +111,7 @@ class ScenarioRun:
         return self.namespace.get_by_name(self.prefix + name)
 
     async def sleep(self, milliseconds: float) -> None:
-        await anyio.sleep(milliseconds * self.slowness / 1000)
+        await self.timeline.sleep(milliseconds)
 
     async def play(self) -> None:
         """Deliver every event and look at what remains."""
@@ -690,11 +691,12 @@ async def run_scenarios(scenarios: Sequence[Scenario]) -> list[Result]:
         async def run_one(number: int, slowness: float) -> None:
             scenario = scenarios[number]
             prefix = f"{scenario['name']} {next(count)}/"
-            run = ScenarioRun(scenario, prefix, namespace, slowness)
+            run = ScenarioRun(scenario, prefix, namespace, Timeline(slowness))
             env.runs[prefix] = run
             try:
                 with anyio.fail_after(15 * slowness):
-                    await run.play()
+                    async with run.timeline.running():
+                        await run.play()
                 results[number] = judged(run)
             except TimeoutError:
                 results[number] = failure(scenario, f"did not finish: {run}")
@@ -714,9 +716,10 @@ async def run_scenarios(scenarios: Sequence[Scenario]) -> list[Result]:
                     results[number] = Result(scenario["name"], scenario["suite"], "skipped", reason)
                     continue
                 tasks.start_soon(run_limited, number)
-        for number, result in sorted(results.items()):
-            if result.verdict == "failed" and not result.reason:
-                await run_one(number, SECOND_CHANCE_SLOWNESS)
+        for slowness in CHANCES_SLOWNESS:
+            for number, result in sorted(results.items()):
+                if result.verdict == "failed" and not result.reason:
+                    await run_one(number, slowness)
     return [results[number] for number in range(len(scenarios))]
 
 
