@@ -159,8 +159,8 @@ REFUSING = {"statement_size_max_bytes", "value_size_max_bytes", "database_size_m
         ("expression_depth", 2, "SELECT 1 + (2 + (3 + 4))", ()),
         ("like_pattern_size_max_bytes", 1, "SELECT 'abc' LIKE 'ab%'", ()),
         ("statement_size_max_bytes", 10, "SELECT 1234", ()),
-        ("value_size_max_bytes", 10, "SELECT ?", ("x" * 11,)),
-        ("value_size_max_bytes", 10, "SELECT zeroblob(11)", ()),
+        ("value_size_max_bytes", 100, "SELECT ?", ("x" * 101,)),
+        ("value_size_max_bytes", 100, "SELECT zeroblob(101)", ()),
     ],
 )
 async def test_sql_over_a_limit_below_what_the_library_needs_is_refused_each_time(
