@@ -347,7 +347,8 @@ def _word(data: bytes | memoryview, offset: int) -> int:
 
 
 def _hash(*parts: bytes | memoryview) -> bytes:
-    hasher = hashlib.blake2b(digest_size=16)
+    # Processors have instructions for it: twice as fast as BLAKE2b.
+    hasher = hashlib.sha256()
     for part in parts:
         hasher.update(part)
-    return hasher.digest()
+    return hasher.digest()[:16]

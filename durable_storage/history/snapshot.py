@@ -90,7 +90,7 @@ class Snapshot:
             Damage: the file is not what was written.
         """
         self._read(lambda first_page, pages: True, lambda first_page, data: None)
-        hasher = hashlib.blake2b(digest_size=_HASH_SIZE)
+        hasher = hashlib.sha256()
         with open(self.path, "rb", buffering=0) as file:
             left = self.size - _HASH_SIZE
             while left > 0 and (data := file.read(min(left, _BATCH_SIZE))):
@@ -226,7 +226,7 @@ class Snapshots:
                 block.hash,
             ),
         )
-        hasher = hashlib.blake2b(digest_size=_HASH_SIZE)
+        hasher = hashlib.sha256()
         offset = 0
 
         def write(data: bytes) -> None:
