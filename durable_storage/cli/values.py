@@ -167,11 +167,12 @@ def parse_moment(text: str) -> str | int:
         when = datetime.datetime.fromisoformat(text)
     except ValueError:
         raise WrongUse(
-            f"{text!r} is neither a bookmark nor a time; a time is written as 2026-01-31T12:00:00Z"
+            f"{text!r} is neither a bookmark nor a time; a bookmark is one that `history` lists, "
+            "and a time is written as 2026-01-31T12:00:00Z"
         ) from None
     if when.tzinfo is None:
         raise WrongUse(
-            f"the time {text!r} names no time zone; write {text}Z for UTC, or an offset such as "
-            "+02:00"
+            f"the time {text!r} names no time zone; write {when.isoformat()}Z for UTC, or an "
+            "offset such as +02:00"
         )
     return milliseconds(when)

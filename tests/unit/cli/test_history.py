@@ -116,7 +116,9 @@ def test_a_moment_that_cannot_be_is_refused(shell: Shell, data: Path) -> None:
     command = ("history", data, "Counter", "a", "restore", "--yes", "--to")
     for wrong, words in (
         ("yesterday", "neither a bookmark nor a time"),
+        (bookmark.upper(), "`history` lists"),
         ("2026-01-01T00:00:00", "time zone"),
+        ("2026-01-01", "write 2026-01-01T00:00:00Z"),
         ("1700000000", "seconds"),
     ):
         result = shell(*command, wrong)

@@ -89,6 +89,7 @@ def test_a_file_in_another_form_is_brought_into_ours(
         ("CREATE VIEW _cf_view AS SELECT 1", "_cf_"),
         ("CREATE TABLE _cf_KV(key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID", "--exported"),
         ("CREATE VIEW v AS SELECT sqlite_version()", "not auth"),
+        ("INSERT INTO t VALUES(1), (zeroblob(3000000))", "too big"),
         (f"CREATE TABLE wide({','.join(f'c{n}' for n in range(200))})", "cannot"),
     ],
 )
