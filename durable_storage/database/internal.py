@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, final
 
@@ -84,7 +84,7 @@ class InternalSql:
         return None if row is None else row[0]
 
     @contextmanager
-    def undefended(self) -> Iterator[None]:
+    def undefended(self) -> Generator[None]:
         """Let the statements inside write to the schema's own table."""
         set_defensive(self._connection, defensive=False)
         try:

@@ -178,7 +178,7 @@ class KvBuffer:
 
     # -- reading --------------------------------------------------------------------------
 
-    # No keyword-only parameters here and in put(): CPython 3.11 calls such functions slowly (0.05 R).
+    # No keyword-only parameters here and in put(): such functions are called slowly (0.05 R).
     def get(self, key: str, default: Any, no_cache: bool) -> Any:
         """The value of ``key``, a private copy, or ``default``."""
         fresh = self._fresh
@@ -201,14 +201,14 @@ class KvBuffer:
                 # Not a call of its own, which would cost 0.05 R.
                 try:
                     row = self._execute(table.select, (key,)).fetchone()
-                except Exception as error:  # noqa: BLE001 - the database tells which they are
+                except Exception as error:  # the database tells which they are
                     stored = self._database.kv_get_after(error, key)
                 else:
                     stored = MISSING if row is None else row[0]
             else:
                 stored = self._database.kv_get(key)
         size = len(key) + ENTRY_OVERHEAD_BYTES
-        kind = type(stored)
+        kind = type(stored)  # pyright: ignore[reportUnknownVariableType] - of Any
         if kind is bytes:
             size += len(stored)
             entry = stored
