@@ -37,7 +37,7 @@ from .files import Files
 from .layout import Intent, Layout, pack_identity, pack_time, read_identity, read_times
 from .reader import DiskUse, HistoryReader, TimelineEntry
 from .recovery import Recovery, Unlogged, sync_file, write_base
-from .retention import make_snapshot, prune, wants_snapshot
+from .retention import make_snapshot, may_want_maintenance, prune, wants_snapshot
 from .segment import SegmentLog, find_object_id
 from .settings import History
 from .snapshot import Snapshots
@@ -90,6 +90,7 @@ class CommitLog:
         # Held while that is done, by the first thread to need it.
         self._preparing = threading.Lock()
         self._restore_requested = False
+        self._was_closed = False
 
         # Held for moments only: what is known of the WAL.
         self._lock = threading.Lock()
@@ -158,23 +159,55 @@ class CommitLog:
             reader.log.close()
             raise
         log._last_time = log._log.last_time
+        log._was_closed = recovery.was_closed
         if recovery.is_short_of_room:
             log._unlogged = recovery.unlogged
             log._restarted = recovery.is_logged
             log._gap = recovery.unlogged is None and not recovery.is_logged
         return log
 
+    @classmethod
+    def finish_restore(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        settings: History,
+        clock_ms: Callable[[], int],
+        faults: Faults | None = None,
+    ) -> None:
+        """Do a pending restore of an object that is to be opened without history.
+
+        If it waited until history is on again, it would undo what is written meanwhile.
+
+        Raises:
+            DatabaseFileError: as `open`.
+            BookmarkError: as `open`.
+            OSError: as `open`.
+        """
+        if os.path.exists(Layout(os.path.abspath(path)).intent):
+            cls.open(path, settings=settings, clock_ms=clock_ms, faults=faults).close()
+
     def attach(self, database: AttachedDatabase) -> None:
         """Take note of the database that is open now; the log closes it when it is closed."""
         self._database = database
         self._generation = self._log.position.generation
+        # A session that writes little folds nothing, and maintains nothing. Not after a crash: then
+        # the times of the last commits are a guess, and may seem older than they are.
+        if self._was_closed and may_want_maintenance(
+            self._reader, self._clock_ms() - self._settings.retention_ms
+        ):
+            self._start(self._maintain)
 
     def _prepare(self) -> None:
         """Make the directories and the identity durable, once in an object's life."""
         if self._prepared:
             return
         with self._preparing:
-            if not self._prepared and read_identity(self._layout.identity) is None:
+            if not self._prepared and not (
+                os.path.isdir(self._layout.segments)
+                and os.path.isdir(self._layout.snapshots)
+                and read_identity(self._layout.identity) is not None
+            ):
                 self._layout.make_directories(self._files)
                 self._files.replace(self._layout.identity, pack_identity(self._reader.object_id))
             self._prepared = True

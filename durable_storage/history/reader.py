@@ -66,6 +66,12 @@ class HistoryReader:
         self.snapshots = snapshots
         self.object_id = object_id
 
+    def rename(self, object_id: bytes) -> None:
+        """Give the object another id, so that no bookmark of a log that is lost names anything."""
+        self.object_id = object_id
+        self.log.rename(object_id)
+        self.snapshots.rename(object_id)
+
     def bookmark(self, position: Position) -> str:
         """Return the bookmark of a position."""
         return format_bookmark(self.object_id, position)
@@ -122,7 +128,7 @@ class HistoryReader:
         if position < oldest.position:
             return (
                 f"{name} was pruned: the history that is kept begins at "
-                f"{self.bookmark(oldest.position)} (time {oldest.time_ms})"
+                f"{self.bookmark(oldest.position)} ({moment(oldest.time_ms)})"
             )
         newest = self.log.position
         if position > newest:
@@ -336,6 +342,8 @@ class HistoryReader:
             for snapshot in self.snapshots.all()
             if snapshot.number <= whole
         ]
+        if not sources and entries and self.oldest() is None:
+            sources.append((0, None))  # the beginning is lost; what was written later is not
         if not sources:
             raise BookmarkError(self._refusal(target.position))
         return [source for _, source in sorted(sources, key=lambda item: item[0], reverse=True)]

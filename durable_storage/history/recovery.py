@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import sqlite3
 from array import array
 from collections.abc import Callable, Generator
@@ -34,7 +35,7 @@ from .archive import archive_frames
 from .block import Flags
 from .files import Files
 from .image import Difference, Image, compare, difference_slices, page_size_of
-from .layout import Base, Intent, read_base, read_intent, read_times
+from .layout import Base, Intent, pack_identity, read_base, read_intent, read_times
 from .reader import HistoryReader
 from .wal import HEADER_SIZE, WalHeader, parse_header
 
@@ -62,6 +63,7 @@ class Recovery:
         prepare: makes the directories and the identity, durably, before the first write.
 
     Attributes:
+        was_closed: the last session closed everything, and there is nothing to do.
         is_short_of_room: the disk was too full for the log, and the file may be opened as it is.
         is_logged: even so, the file is the log's last commit; only ``base`` does not say so.
         unlogged: the WAL that is still to be archived, if that can be done while it goes on.
@@ -82,6 +84,7 @@ class Recovery:
         self._prepare = prepare
         self._restoring = False
         self._base: Base | None = None
+        self.was_closed: bool = False
         self.is_short_of_room: bool = False
         self.is_logged: bool = False
         self.unlogged: Unlogged | None = None
@@ -100,10 +103,13 @@ class Recovery:
         base = self._base = read_base(self._layout.base)
         intent = read_intent(self._layout.intent)
         found = base is not None and self._log.open_at(base.number, base.segment, base.offset)
-        if intent is None and not (found and self._is_idle() and self._base_holds()):
+        self.was_closed = intent is None and found and self._is_idle() and self._base_holds()
+        if intent is None and not self.was_closed:
             check_file(self._layout.database)
         if not found:
             self._log.recover(durable=base.number if base is not None else 0)
+            if base is not None and self._log.head is None:
+                self._begin_anew(intent)
         # After a crash in a restore the file may be anything: its content was not yet durable.
         logged = intent is not None and self._is_logged(intent)
         if not logged:
@@ -115,6 +121,19 @@ class Recovery:
             with self._short_of_room(intent):
                 self._restore(intent, logged=logged)
             self._clear_intent()
+
+    def _begin_anew(self, intent: Intent | None) -> None:
+        """Take another id, because the whole log is lost: its positions will be used again."""
+        lost = None if intent is None else self._reader.bookmark(intent.position)
+        self._prepare()
+        self._reader.rename(secrets.token_bytes(16))
+        self._files.replace(self._layout.identity, pack_identity(self._reader.object_id))
+        self._files.unlink(self._layout.base)
+        self._files.sync_directory(self._layout.directory)
+        self._base = None
+        if lost is not None:
+            self._clear_intent()
+            raise BookmarkError(f"{lost} cannot be restored: the history that it needs is missing")
 
     @contextlib.contextmanager
     def _short_of_room(self, intent: Intent | None) -> Generator[None]:

@@ -10,10 +10,33 @@ from .image import Image
 from .reader import HistoryReader, Target
 from .segment import Entry
 
-__all__ = ["make_snapshot", "prune", "wants_snapshot"]
+__all__ = ["make_snapshot", "may_want_maintenance", "prune", "wants_snapshot"]
 
 # A smaller log is replayed in a fraction of a second.
 SNAPSHOT_AFTER_MIN_BYTES: Final = 64 * 1024**2
+
+
+def may_want_maintenance(reader: HistoryReader, before_ms: int) -> bool:
+    """Whether `prune` or `wants_snapshot` may have become true, told by the segments alone.
+
+    For every open, which must not read the whole log: an object may be used so little at a time
+    that its WAL is never folded while it is open.
+    """
+    segments = reader.log.segments()
+    if len(segments) < 2:
+        return False
+    second = reader.log.first_time(segments[1])
+    if second is not None and second <= before_ms:
+        return True
+    snapshots = reader.snapshots.all()
+    last = snapshots[-1].number if snapshots else 0
+    stored = reader.log.stored_bytes(after=last)
+    head = reader.log.head
+    return head is not None and stored > _logged_max_bytes(head)
+
+
+def _logged_max_bytes(head: Entry) -> int:
+    return max(SNAPSHOT_AFTER_MIN_BYTES, 2 * head.block.pages * head.block.page_size)
 
 
 def wants_snapshot(reader: HistoryReader) -> bool:
@@ -25,7 +48,7 @@ def wants_snapshot(reader: HistoryReader) -> bool:
     head = reader.log.head
     if head is None:
         return False
-    most = max(SNAPSHOT_AFTER_MIN_BYTES, 2 * head.block.pages * head.block.page_size)
+    most = _logged_max_bytes(head)
     snapshots = reader.snapshots.all()
     last = snapshots[-1].number if snapshots else 0
     grown = 0

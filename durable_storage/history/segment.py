@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, final
@@ -45,6 +46,7 @@ from .pipeline import ahead
 __all__ = ["Entry", "SegmentLog", "find_object_id"]
 
 SUFFIX: Final = ".segment"
+_NAME: Final = re.compile(r"[0-9a-f]{16}\.segment")
 _SEARCH_SIZE: Final = 1024 * 1024
 
 
@@ -155,8 +157,30 @@ class SegmentLog:
         except FileNotFoundError:
             return []
         return [
-            os.path.join(self.directory, name) for name in sorted(names) if name.endswith(SUFFIX)
+            os.path.join(self.directory, name) for name in sorted(names) if _NAME.fullmatch(name)
         ]
+
+    def first_time(self, path: str) -> int | None:
+        """When the first commit of a segment was made; None if its first block is damaged."""
+        with contextlib.suppress(FileNotFoundError), open(path, "rb", buffering=0) as file:
+            block = parse_block(file.read(BLOCK_HEADER_SIZE))
+            return block.first_time if block is not None else None
+        return None
+
+    def has_block(self, number: int, segment: str, offset: int) -> bool:
+        """Whether a block is where it is said to be, also one that was added by another process."""
+        with (
+            contextlib.suppress(FileNotFoundError),
+            open(os.path.join(self.directory, segment), "rb", buffering=0) as file,
+        ):
+            block = parse_block(os.pread(file.fileno(), BLOCK_HEADER_SIZE, offset))
+            size = os.fstat(file.fileno()).st_size
+            return block is not None and block.number == number and offset + block.size <= size
+        return False
+
+    def stored_bytes(self, after: int) -> int:
+        """How much the segments take that begin behind a block."""
+        return sum(os.path.getsize(path) for path in self.segments() if _first_number(path) > after)
 
     def entries(self) -> list[Entry]:
         """Return every block up to the head, oldest first. Reads headers only, and those once."""
@@ -172,6 +196,11 @@ class SegmentLog:
         return self._entries
 
     # -- opening
+
+    def rename(self, object_id: bytes) -> None:
+        """Be the log of an object of another id; only while it is empty."""
+        assert self.head is None, "blocks keep the id they were written with"
+        self._object_id = object_id
 
     def open_at(self, number: int, segment: str, offset: int) -> bool:
         """Take a block that is known to be the last one as the head, if it still is."""

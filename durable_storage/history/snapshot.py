@@ -156,6 +156,10 @@ class Snapshots:
         self._files = files
         self._object_id = object_id
 
+    def rename(self, object_id: bytes) -> None:
+        """Be the snapshots of an object of another id, of which there are none yet."""
+        self._object_id = object_id
+
     def all(self) -> list[Snapshot]:
         """Return the snapshots whose headers are whole, oldest first."""
         try:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import final
 
 from .block import Damage, parse_frames, parse_heads, parse_times
+from .layout import read_base
 from .reader import HistoryReader
 
 __all__ = ["Verification", "verify"]
@@ -31,6 +32,24 @@ class Verification:
     def sound(self) -> bool:
         """Whether nothing is damaged."""
         return not self.damages
+
+
+def _lost_ends(reader: HistoryReader) -> Iterator[str]:
+    """What is missing where no block can tell: before the first one, and after the last."""
+    entries, base = reader.log.entries(), read_base(reader.layout.base)
+    if entries and reader.oldest() is None:
+        number = entries[0].block.number
+        yield f"the log begins with block {number}, and no snapshot says what was before"
+    # Beside a running runtime, blocks are added after the log was opened here.
+    if (
+        base is not None
+        and base.number > reader.log.number
+        and not reader.log.has_block(base.number, base.segment, base.offset)
+    ):
+        yield (
+            f"the log ends with block {reader.log.number}, but there was a block {base.number}: "
+            "the commits behind are missing"
+        )
 
 
 def verify(
@@ -72,6 +91,7 @@ def verify(
         done += block.size
         if progress is not None:
             progress(done, total)
+    damages += _lost_ends(reader)
     hashes = {entry.block.number: entry.block.hash for entry in entries}
     for snapshot in snapshots:
         try:

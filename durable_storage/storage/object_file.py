@@ -49,6 +49,8 @@ class ObjectFile:
         self.log: CommitLog | None = None
         if history.enabled:
             self.log = CommitLog.open(path, settings=history, clock_ms=clock.time_ms, faults=faults)
+        else:
+            CommitLog.finish_restore(path, settings=history, clock_ms=clock.time_ms, faults=faults)
         try:
             self.database: Database = Database(path, limits=limits, faults=faults)
             if self.log is not None:

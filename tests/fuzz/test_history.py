@@ -55,7 +55,7 @@ def built(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str,
 
 def _damaged(path: str, target: str) -> Session:
     shutil.copytree(os.path.dirname(path), target)
-    return Session(os.path.join(target, "object.sqlite"), ManualTime(2_000_000))
+    return Session(os.path.join(target, "object.sqlite"), ManualTime(1_050_000))
 
 
 def test_a_flipped_bit_is_noticed_and_never_served(

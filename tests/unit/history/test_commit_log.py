@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from .rig import Session
+from durable_storage.errors import BookmarkError
+from durable_storage.history import retention
+
+from .rig import SMALL, ManualTime, Session
 
 
 @pytest.fixture
@@ -90,4 +93,49 @@ def test_what_was_committed_before_a_crash_is_in_the_history(path: Path) -> None
             assert session.content() == list(states.values())[-1]
     for bookmark, state in states.items():
         assert session.exported(bookmark) == state
+    session.close()
+
+
+def test_sessions_that_write_too_little_to_fold_keep_no_more_than_the_retention(
+    path: Path,
+) -> None:
+    clock = ManualTime()
+    session = Session(path, clock)
+    session.run("CREATE TABLE t(a)")
+    oldest = session.log.current_bookmark()
+    session.close()
+    states: dict[str, str] = {}
+    uses: list[int] = []
+    for _ in range(4):
+        for _ in range(10):
+            clock.now_ms += SMALL.retention_ms // 10
+            session = Session(path, clock)
+            session.run("DELETE FROM t", "INSERT INTO t VALUES (hex(randomblob(2000)))")
+            states[session.log.current_bookmark()] = session.content()
+            session.close()
+        session = Session(path, clock)
+        uses.append(sum(session.log.disk_use()))
+        for bookmark in list(states)[-10:]:
+            assert session.exported(bookmark) == states[bookmark]
+        session.close()
+    assert uses[-1] < 1.5 * uses[1]
+    session = Session(path, clock)
+    with pytest.raises(BookmarkError, match=r"was pruned: .* begins at .* \(1970-01-01T00:"):
+        session.log.request_restore(oldest)
+    session.close()
+
+
+def test_sessions_that_write_too_little_to_fold_make_snapshots(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "SNAPSHOT_AFTER_MIN_BYTES", 64 * 1024)
+    for _ in range(60):
+        session = Session(path)
+        session.run("CREATE TABLE IF NOT EXISTS t(a)", "DELETE FROM t")
+        session.run("INSERT INTO t VALUES (randomblob(6000))")
+        state = session.content()
+        session.close()
+    session = Session(path)
+    assert 1 < len(session.log._reader.snapshots.all()) < 30
+    assert session.exported() == state
     session.close()

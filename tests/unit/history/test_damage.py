@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
+from durable_storage.cli.copies import open_reader
 from durable_storage.errors import BookmarkError
 from durable_storage.history import retention
+from durable_storage.history.layout import Layout
+from durable_storage.history.verify import verify
 
 from .rig import Session
 
@@ -134,3 +138,108 @@ def test_small_files_that_are_lost_or_unreadable_cost_nothing(tmp_path: Path, na
         for bookmark, state in states.items():
             assert session.exported(bookmark) == state
         session.close()
+
+
+def test_a_log_whose_beginning_is_lost_is_damaged_and_holds_what_was_written_later(
+    tmp_path: Path,
+) -> None:
+    session = Session(tmp_path / "object.sqlite")
+    session.run("CREATE TABLE t(a)", "INSERT INTO t VALUES(zeroblob(3000))")
+    early = session.log.current_bookmark()
+    session.fold()
+    for _ in range(3):
+        session.run("UPDATE t SET a = randomblob(3000)")
+        session.fold()
+    session.vacuum()  # writes every page
+    session.fold()
+    late, state = session.log.current_bookmark(), session.content()
+    session.close()
+    victim = session.log._log.entries()[0]
+    flip(victim.segment, victim.offset + 20)
+    session = Session(session.path)
+    verification = session.log.verify()
+    assert not verification.sound
+    assert "begins with block 2" in verification.damages[0]
+    assert session.exported(late) == session.content() == state
+    with pytest.raises(BookmarkError):
+        session.exported(early)
+    session.close()
+
+
+def test_blocks_that_are_lost_from_the_end_are_damage(tmp_path: Path) -> None:
+    session, _ = build(tmp_path / "object.sqlite", folds=4)
+    session.close()
+    victim = session.log._log.entries()[-1]
+    os.truncate(victim.segment, victim.offset)
+    reader = open_reader(Layout(session.path))
+    assert reader is not None
+    verification = verify(reader)
+    assert not verification.sound
+    number = victim.block.number
+    assert f"ends with block {number - 1}, but there was a block {number}" in str(
+        verification.damages
+    )
+
+
+def test_no_bookmark_of_a_lost_log_names_a_commit_of_the_next(tmp_path: Path) -> None:
+    session = Session(tmp_path / "object.sqlite")
+    session.run("CREATE TABLE t(a)")
+    first = session.log.current_bookmark()
+    session.run("INSERT INTO t VALUES(1)")
+    session.close()
+    shutil.rmtree(f"{session.path}-history/log")
+    session = Session(session.path)
+    session.run("INSERT INTO t VALUES(2)")
+    state = session.content()
+    with pytest.raises(BookmarkError, match="another object"):
+        session.log.request_restore(first)
+    session.close()
+    session = Session(session.path)
+    assert session.content() == state
+    assert session.log.verify().sound
+    session.close()
+
+
+def test_a_restore_whose_log_is_lost_is_given_up(tmp_path: Path) -> None:
+    session = Session(tmp_path / "object.sqlite")
+    session.run("CREATE TABLE t(a)")
+    first = session.log.current_bookmark()
+    session.run("INSERT INTO t VALUES(1)")
+    state = session.content()
+    session.log.request_restore(first)
+    session.close()
+    shutil.rmtree(f"{session.path}-history/log")
+    with pytest.raises(BookmarkError, match=f"{first} cannot be restored"):
+        Session(session.path)
+    session = Session(session.path)
+    assert session.content() == state
+    session.close()
+
+
+def test_a_file_of_another_name_among_the_segments_is_left_alone(tmp_path: Path) -> None:
+    session, states = build(tmp_path / "object.sqlite", folds=3)
+    session.close()
+    for name in ("notes.segment", "README"):
+        Path(f"{session.path}-history/log/{name}").write_text("of somebody else")
+    session = Session(session.path)
+    for bookmark, state in states.items():
+        assert session.exported(bookmark) == state
+    session.close()
+
+
+@pytest.mark.parametrize("name", ["log", "snapshots"])
+def test_a_directory_of_the_log_that_is_gone_is_made_again(tmp_path: Path, name: str) -> None:
+    session, states = build(tmp_path / "object.sqlite", folds=3)
+    session.close()
+    shutil.rmtree(f"{session.path}-history/{name}")
+    session = Session(session.path)
+    assert session.content() == list(states.values())[-1]
+    for bookmark, state in states.items():
+        if name == "log":
+            with pytest.raises(BookmarkError):
+                session.log.request_restore(bookmark)
+        else:
+            assert session.exported(bookmark) == state
+    session.run("CREATE TABLE more(a)")
+    assert session.exported(session.log.current_bookmark()) == session.content()
+    session.close()

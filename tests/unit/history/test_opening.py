@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from durable_storage import DurableObjectState
 from durable_storage.errors import BookmarkError, DatabaseFileError
 from durable_storage.history import CommitLog, History
 
@@ -129,6 +130,26 @@ def test_history_that_was_off_for_a_while_goes_on_with_the_difference(path: Path
     assert session.exported(bookmark) == state
     assert session.exported(session.log.current_bookmark()) == session.content() != state
     session.close()
+
+
+@pytest.mark.anyio
+async def test_a_restore_is_done_by_a_session_without_history_and_undoes_nothing_later(
+    path: Path,
+) -> None:
+    async with DurableObjectState.open(path) as ctx:
+        ctx.storage.put("kept", 1)
+        bookmark = await ctx.storage.get_current_bookmark()
+        ctx.storage.put("undone", 1)
+        await ctx.storage.sync()
+        undo = await ctx.storage.on_next_session_restore_bookmark(bookmark)
+    async with DurableObjectState.open(path, history=History(enabled=False)) as ctx:
+        assert await ctx.storage.list() == {"kept": 1}
+        ctx.storage.put("later", 1)
+    async with DurableObjectState.open(path) as ctx:
+        assert await ctx.storage.list() == {"kept": 1, "later": 1}
+        await ctx.storage.on_next_session_restore_bookmark(undo)
+    async with DurableObjectState.open(path) as ctx:
+        assert await ctx.storage.list() == {"kept": 1, "undone": 1}
 
 
 def test_opening_for_reading_only_writes_nothing(path: Path) -> None:
