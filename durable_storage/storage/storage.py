@@ -144,9 +144,7 @@ class DurableObjectStorage:
     def _get(self, key: str | Iterable[str], default: Any, no_cache: bool) -> Eager[Any]:
         if isinstance(key, str):
             name = check_key(key, "get()")
-            return self._eager(
-                "get()", lambda _: self._session.kv.get(name, default, no_cache)
-            )
+            return self._eager("get()", lambda _: self._session.kv.get(name, default, no_cache))
         keys = self._keys(key, "get()")
         return self._eager("get()", lambda _: self._session.kv.get_many(keys, no_cache=no_cache))
 
