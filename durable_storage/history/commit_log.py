@@ -113,6 +113,8 @@ class CommitLog:
         self._write_times_at = 0
         self._restarted = False
         self._gap = False
+        # Since the log was last archived for a fold, a COMMIT may have been refused by the disk.
+        self._doubtful = False
         # The WAL that was there already, of which recovery could not archive the rest.
         self._unlogged: Unlogged | None = None
 
@@ -233,7 +235,12 @@ class CommitLog:
         if header is None:
             return
         if quiet:
-            self._committed = self._seen = header.last_commit(self._wal, self._committed)
+            found = header.last_commit(self._wal, self._committed)
+            new = found > self._committed
+            if new and self._doubtful and not header.is_complete(self._wal, found):
+                # A COMMIT that the disk refused has left the head of its last frame behind.
+                found = max(self._committed, header.last_sound_commit(self._wal))
+            self._committed = self._seen = found
         else:
             self._seen = header.last_commit(self._wal, self._seen)
         if self._seen > (self._times[-1][0] if self._times else self._archived):
@@ -360,6 +367,7 @@ class CommitLog:
         """
         with self._archiving:
             with self._lock:
+                self._doubtful = True
                 self._observe(self._clock_ms(), quiet=True)
                 upto = self._committed
                 source = self._wal, self._header
@@ -415,6 +423,7 @@ class CommitLog:
         """Take note that the WAL was folded and has restarted."""
         with self._lock:
             self._observe(self._clock_ms(), quiet=True)
+            self._doubtful = False
             restarted = self._restarted
         if restarted:
             self._record_restart()

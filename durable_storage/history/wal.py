@@ -5,9 +5,10 @@ commit and else 0, the salts of the WAL's generation, a running checksum ("File 
 SQLite documentation, section 4). Frames count from 1.
 
 Two facts carry the rest. A frame that ends a commit is written only by a COMMIT, so in a quiet
-moment (no COMMIT is running) every such frame of the current salts is a commit. And what follows
-the last of them may be anything: spilled pages of a transaction that was rolled back, frames of
-an earlier generation.
+moment (no COMMIT is running) every such frame of the current salts is a commit, but for one: of a
+COMMIT that the disk refused the head of the last frame may be there, and not its page. And what
+follows the last of them may be anything: spilled pages of a transaction that was rolled back,
+frames of an earlier generation.
 """
 
 from __future__ import annotations
