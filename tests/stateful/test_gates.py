@@ -461,6 +461,9 @@ class GatesMachine(RuleBasedStateMachine):
                     part.allowed = ("reset", "cancelled") if part.cancelled else ("reset",)
         self.overlays = []
         self.root = Node()
+        if self.backend == "trio":
+            # They are woken at once, and trio runs tasks that are woken at once in any order.
+            again.sort(key=lambda number: self.world.done.index((number, "begin")))
         for number in again:
             self.parts[number].place = self.root
             self.root.waiting.append(("begin", number))
