@@ -68,7 +68,7 @@ class HistoryReader:
 
     def rename(self, object_id: bytes) -> None:
         """Give the object another id, so that no bookmark of a log that is lost names anything."""
-        self.object_id = object_id
+        self.object_id: bytes = object_id
         self.log.rename(object_id)
         self.snapshots.rename(object_id)
 
