@@ -64,11 +64,11 @@ class HistoryReader:
         self.layout = layout
         self.log = log
         self.snapshots = snapshots
-        self.object_id = object_id
+        self.object_id: bytes = object_id
 
     def rename(self, object_id: bytes) -> None:
         """Give the object another id, so that no bookmark of a log that is lost names anything."""
-        self.object_id: bytes = object_id
+        self.object_id = object_id
         self.log.rename(object_id)
         self.snapshots.rename(object_id)
 
