@@ -50,9 +50,9 @@ BLOCK_HEADER_SIZE: Final = _HEADER.size + _CRC.size
 _TIME: Final = struct.Struct(">IQ")
 _HEAD: Final = struct.Struct(">II")
 # Compressing takes ten times as long as copying, and reading three times: it has to gain much.
-_SAMPLE_STRIDE: Final = 512 * 1024
+_SAMPLE_STRIDE: Final = 128 * 1024
 _SAMPLE_SIZE: Final = 8192
-_WORTHWHILE_HURRIED: Final = 0.2
+_WORTHWHILE_HURRIED: Final = 0.25
 _WORTHWHILE: Final = 0.7
 
 Head = tuple[int, int]
