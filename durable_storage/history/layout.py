@@ -50,10 +50,9 @@ class Layout:
         self.snapshot_image: str = os.path.join(self.directory, "snapshot.new")
 
     def make_directories(self, files: Files) -> None:
-        """Make the directories, and durable: who finds an identity will not look for them."""
+        """Make the directories. What is in the first is durable with the identity, written next."""
         for path in (self.directory, self.segments, self.snapshots):
             files.make_directory(path)
-        files.sync_directory(self.directory)
         files.sync_directory(os.path.dirname(self.directory))
 
     def hold_wal(self, files: Files) -> None:
