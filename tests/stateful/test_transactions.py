@@ -68,7 +68,7 @@ async def test_a_cancelled_transaction_is_rolled_back_and_others_go_on(
     method: str, others: int, tmp_path: pathlib.Path
 ) -> None:
     bumped: list[int] = []
-    with anyio.fail_after(300):
+    with anyio.fail_after(60):
         async with Runtime(tmp_path) as runtime:
             account = runtime.namespace(Account).get_by_name("a")
             await account.prepare()
