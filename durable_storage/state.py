@@ -111,7 +111,10 @@ class DurableObjectState:
             clock=SystemClock() if clock is None else clock,
             history=History() if history is None else history,
         )
-        return _Opened(_text_path(path), name, settings, props)
+        text = text_path(path, "open() takes")
+        if not text or "\0" in text:
+            raise ArgumentValueError(f"open() takes the path of a file, got {text!r}")
+        return _Opened(text, name, settings, props)
 
     # -- events ---------------------------------------------------------------------------
 
@@ -329,15 +332,14 @@ def new_state(
     return DurableObjectState(object_id, host, life, storage, loop, settings, props)
 
 
-def _text_path(path: str | os.PathLike[str]) -> str:
+def text_path(path: str | os.PathLike[str], subject: str) -> str:
+    """A path as text; ``subject`` begins the message of the error that it is none."""
     try:
         text: object = os.fspath(path)
     except TypeError:
         text = None
     if not isinstance(text, str):
-        raise ArgumentTypeError(f"open() takes a str or a path, got {type(path).__name__}")
-    if not text or "\0" in text:
-        raise ArgumentValueError(f"open() takes the path of a file, got {text!r}")
+        raise ArgumentTypeError(f"{subject} a str or a path, got {type(path).__name__}")
     return text
 
 

@@ -148,12 +148,10 @@ class Database:
         self._read = self._reader.execute
         self._authorizer = Authorizer()
         self._sql = InternalSql(self._connection, self._authorizer)
-        self._own = self._sql.cursor.execute
         self.meter: Meter = Meter(self._connection, self._sql)
-        self._kv = KeyValueTable(self._sql, "_cf_KV")
+        self.kv_table: KeyValueTable = KeyValueTable(self._sql, "_cf_KV")
         # For reading a key with one call less; an error goes to kv_get_after().
-        self.kv_table: KeyValueTable = self._kv
-        self.kv_execute: Callable[[str, tuple[str]], sqlite3.Cursor] = self._own
+        self.kv_execute: Callable[[str, tuple[str]], sqlite3.Cursor] = self._sql.cursor.execute
         self._metadata = KeyValueTable(self._sql, "_cf_METADATA", self._record_version)
         self._wal = WriteAheadLog(self.path, self._file.descriptor, faults)
         try:
@@ -241,7 +239,7 @@ class Database:
             raise self._failure(error) from error
 
     def _after_rollback(self) -> None:
-        self._kv.forget()
+        self.kv_table.forget()
         self._metadata.forget()
         if self._schema_changed:
             self._statements.clear()
@@ -330,7 +328,7 @@ class Database:
     def kv_get(self, key: str) -> Stored | Missing:
         """Return what is stored under ``key``, or ``MISSING``."""
         try:
-            return self._kv.get(key)
+            return self.kv_table.get(key)
         except _SqliteRefusals as error:
             raise self._failure(error, (key,)) from error
 
@@ -345,16 +343,16 @@ class Database:
 
     def kv_put(self, key: str, value: Stored) -> None:
         """Store ``value`` under ``key``."""
-        self._kv_write(lambda: self._kv.put(key, value))
+        self._kv_write(lambda: self.kv_table.put(key, value))
 
     def kv_put_many(self, items: Iterable[tuple[str, Stored]]) -> None:
         """Store many values."""
         pairs = items if isinstance(items, Sequence) else list(items)
-        self._kv_write(lambda: self._kv.put_many(pairs))
+        self._kv_write(lambda: self.kv_table.put_many(pairs))
 
     def kv_delete(self, key: str) -> bool:
         """Remove ``key`` and return whether it was there."""
-        return self._kv_write(lambda: self._kv.delete(key))
+        return self._kv_write(lambda: self.kv_table.delete(key))
 
     def kv_list(
         self,
@@ -387,7 +385,7 @@ class Database:
     def kv_read(self, keys: KeyRange) -> Reading:
         """Return the rows of a range, counted only if their number is limited."""
         try:
-            rows = self._kv.list(keys)
+            rows = self.kv_table.list(keys)
         except _SqliteRefusals as error:
             raise self._failure(error) from error
         reading = Reading(iter(rows), self.recover, counted=keys.limit is not None)
@@ -443,7 +441,7 @@ class Database:
         try:
             kept = [(key, self._metadata.get(key)) for key in keep]
             drop_everything(self._sql)
-            self._kv.forget()
+            self.kv_table.forget()
             self._metadata.forget()
             for key, value in kept:
                 if not isinstance(value, Missing):

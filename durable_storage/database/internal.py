@@ -67,14 +67,8 @@ class InternalSql:
         try:
             return self._run(sql, parameters)
         except sqlite3.DatabaseError as error:
-            return self.run_again(error, sql, parameters)
-
-    def run_again(
-        self, error: sqlite3.DatabaseError, sql: str, parameters: Sequence[Any] = ()
-    ) -> sqlite3.Cursor:
-        """Run with the rights a statement that was refused for want of them, or raise ``error``."""
-        if primary_code(error) != AUTH:
-            raise error
+            if primary_code(error) != AUTH:
+                raise
         with self:
             return self._run(sql, parameters)
 

@@ -29,7 +29,8 @@ import weakref
 from collections.abc import Iterator
 from typing import Final, final
 
-from ..errors import ArgumentTypeError, ArgumentValueError, DatabaseFileError, RuntimeInUseError
+from ..errors import ArgumentValueError, DatabaseFileError, RuntimeInUseError
+from ..state import text_path
 
 __all__ = ["DataDirectory", "namespace_folder"]
 
@@ -75,7 +76,7 @@ class DataDirectory:
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self.temporary = path is None
-        self.path = _make_temporary() if path is None else _make_root(_text_path(path))
+        self.path = _make_temporary() if path is None else _make_root(_root_path(path))
         # Parents of new folders, each with the number of folders made in it: a parent leaves
         # only if that number is the one from before its fsync.
         self._unsynced: dict[str, int] = {}
@@ -310,13 +311,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def _text_path(path: str | os.PathLike[str]) -> str:
-    try:
-        text: object = os.fspath(path)
-    except TypeError:
-        text = None
-    if not isinstance(text, str):
-        raise ArgumentTypeError(f"the data directory is a str or a path, got {type(path).__name__}")
+def _root_path(path: str | os.PathLike[str]) -> str:
+    text = text_path(path, "the data directory is")
     if not text:
         raise ArgumentValueError(
             "the data directory is an empty path; pass None for a temporary one"

@@ -184,7 +184,7 @@ async def test_who_does_not_read_is_sent_away_and_the_others_go_on(
         async with asyncio.TaskGroup() as group:
             group.create_task(room.join(slow, 0))
             listening = group.create_task(room.join(fast, 0))
-            while await room.listeners() < 2:  # noqa: ASYNC110
+            while await room.listeners() < 2:  # noqa: ASYNC110 - there is no event to wait for
                 await asyncio.sleep(0)
             for number in range(6):
                 await room.say("ada", str(number))

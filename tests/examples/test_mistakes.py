@@ -64,7 +64,7 @@ class TooEarly(DurableObject):
 class OtherMistake(DurableObject):
     def __init__(self, ctx: Any, env: Any) -> None:
         super().__init__(ctx, env)
-        self.cxt.storage.sql.exec("SELECT 1")  # type: ignore[attr-defined]
+        self.cxt.storage.sql.exec("SELECT 1")  # type: ignore[attr-defined] - the mistake
 
     async def call(self) -> None: ...
 

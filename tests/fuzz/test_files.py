@@ -56,6 +56,12 @@ async def test_everything_in_a_data_directory_is_its_owners_alone(
         os.umask(before)
 
 
+def _folders(root: pathlib.Path, digits: str) -> list[pathlib.Path]:
+    """The folders that the file of an object is in, outermost first."""
+    namespace = next(path for path in root.iterdir() if path.is_dir())
+    return [namespace, namespace / digits[:2], namespace / digits[:2] / digits[2:4]]
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("dangling", [True, False])
 async def test_a_link_in_the_place_of_an_object_is_not_followed(
@@ -65,9 +71,8 @@ async def test_a_link_in_the_place_of_an_object_is_not_followed(
     async with Runtime(root) as runtime:
         things = runtime.namespace(Thing)
         await things.get_by_name("first").put(1)
-        namespace = next(path for path in root.iterdir() if path.is_dir())
         digits = str(things.id_from_name("victim"))
-        folder = namespace / digits[:2] / digits[2:4]
+        folder = _folders(root, digits)[-1]
         folder.mkdir(parents=True, exist_ok=True)
         if not dangling:
             outside.write_bytes(b"precious")
@@ -89,9 +94,8 @@ async def test_a_link_in_the_place_of_a_folder_is_not_followed(
     async with Runtime(root) as runtime:
         things = runtime.namespace(Thing)
         await things.get_by_name("first").put(1)
-        namespace = next(path for path in root.iterdir() if path.is_dir())
-        digits = str(things.id_from_name("victim"))
-        folders = [namespace, namespace / digits[:2], namespace / digits[:2] / digits[2:4]]
+        folders = _folders(root, str(things.id_from_name("victim")))
+        namespace = folders[0]
         if depth == 0:
             namespace.rename(tmp_path / "moved")
         else:
@@ -114,9 +118,8 @@ async def test_links_in_the_place_of_the_files_beside_an_object_are_not_written_
     async with Runtime(root) as runtime:
         things = runtime.namespace(Thing)
         await things.get_by_name("first").put(1)
-        namespace = next(path for path in root.iterdir() if path.is_dir())
         digits = str(things.id_from_name("victim"))
-        folder = namespace / digits[:2] / digits[2:4]
+        folder = _folders(root, digits)[-1]
         folder.mkdir(parents=True, exist_ok=True)
         outside = tmp_path / "outside"
         outside.mkdir()

@@ -44,7 +44,7 @@ def built(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str,
     for number in range(24):
         clock.now_ms += 500
         text = chance.randbytes(chance.randint(10, 3000)).hex()
-        session.run(("INSERT OR REPLACE INTO t VALUES (?, ?)", str(number % 9), text))  # type: ignore[arg-type]
+        session.run(("INSERT OR REPLACE INTO t VALUES (?, ?)", str(number % 9), text))  # type: ignore[arg-type] - a statement and its values
         session.confirm()
         bookmarks[session.log.current_bookmark()] = session.content()
         if number % 5 == 4:
@@ -140,4 +140,4 @@ def test_a_bookmark_with_one_wrong_character_is_refused(at: int, digit: str) -> 
 @pytest.mark.parametrize("value", [None, 1, b"0", ["x"]])
 def test_what_is_no_text_is_no_bookmark(value: object) -> None:
     with pytest.raises(ArgumentTypeError):
-        parse_bookmark(OBJECT_ID, value)  # type: ignore[arg-type]
+        parse_bookmark(OBJECT_ID, value)  # type: ignore[arg-type] - refusing it is the point

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from durable_storage import DurableStorageError
 from durable_storage.runtime.wrangler import read_wrangler
 
-pytest.importorskip("json5")
+pytest.importorskip("json5", reason="JSONC is read with json5")
 
 CORPUS = [
     line.replace("\\n", "\n")

@@ -67,7 +67,7 @@ def test_a_result_that_is_held_does_not_hold_the_file(
     assert is_free(rig.path)
     for result in held if isinstance(held, tuple) else (held,):
         with pytest.raises(SqlError, match="closed"):
-            next(result)  # type: ignore[call-overload]
+            next(result)  # type: ignore[call-overload] - refusing it is the point
 
 
 def test_a_write_that_found_the_disk_full_does_not_hold_the_file(tmp_path: Path) -> None:

@@ -158,9 +158,9 @@ async def test_a_runtime_that_cannot_start_keeps_the_application_from_starting(
 
 async def test_a_runtime_is_made_at_each_start() -> None:
     with pytest.raises(ArgumentTypeError, match="function that makes a Runtime"):
-        lifespan(Runtime())  # type: ignore[arg-type]
+        lifespan(Runtime())  # type: ignore[arg-type] - refusing it is the point
     with pytest.raises(ArgumentTypeError, match="got str"):
-        lifespan("./data")  # type: ignore[arg-type]
+        lifespan("./data")  # type: ignore[arg-type] - refusing it is the point
 
 
 async def test_many_requests_at_once_are_counted_once_each(tmp_path: Path) -> None:

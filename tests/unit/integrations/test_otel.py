@@ -142,7 +142,7 @@ async def test_a_call_and_what_it_does_is_one_trace(runtime: Runtime, collected:
     assert dict(call.attributes or {}) == {
         "durable_storage.class": "Ledger",
         "durable_storage.method": "set",
-        "durable_storage.object.id": str(ledger.id),  # type: ignore[attr-defined]
+        "durable_storage.object.id": str(ledger.id),  # type: ignore[attr-defined] - a stub has an id
         "durable_storage.object.name": "a",
     }
     for name in ("put", "get", "gate.wait"):
@@ -287,7 +287,7 @@ async def test_a_runtime_is_instrumented_once(runtime: Runtime) -> None:
     with pytest.raises(ConcurrencyError, match="already"):
         instrument(runtime)
     with pytest.raises(ArgumentTypeError, match="got str"):
-        instrument("./data")  # type: ignore[arg-type]
+        instrument("./data")  # type: ignore[arg-type] - refusing it is the point
 
 
 async def test_without_an_sdk_it_costs_little_and_breaks_nothing(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ async def test_one_that_fails_may_be_set_anew_to_another_time() -> None:
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_cancellation_of_its_own_is_a_failure() -> None:
     async def does(_: Any) -> None:
-        task = asyncio.create_task(asyncio.sleep(100))
+        task = asyncio.create_task(asyncio.Event().wait())
         task.cancel()
         await task
 
@@ -204,7 +204,7 @@ async def test_a_time_before_now_means_now_however_it_is_given() -> None:
 
         async def again(handler: Any) -> None: ...
 
-        Handler.does = staticmethod(again)  # type: ignore[assignment]
+        Handler.does = staticmethod(again)  # type: ignore[assignment] - replaced on purpose
         async with Runtime(clock=clock) as runtime:
             handler = runtime.namespace(Handler).get_by_name(str(index))
             await handler.arm_at(when)

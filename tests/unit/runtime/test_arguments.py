@@ -88,9 +88,9 @@ async def test_a_new_id_takes_no_jurisdiction_that_there_is_not() -> None:
         counters = runtime.namespace(Counter)
         for wrong in ("", "mars"):
             with pytest.raises(ArgumentValueError, match="unknown jurisdiction"):
-                counters.new_unique_id(jurisdiction=wrong)  # type: ignore[arg-type]
+                counters.new_unique_id(jurisdiction=wrong)  # type: ignore[arg-type] - refusing it is the point
         with pytest.raises(ArgumentTypeError, match="jurisdiction takes a str"):
-            counters.new_unique_id(jurisdiction=0)  # type: ignore[arg-type]
+            counters.new_unique_id(jurisdiction=0)  # type: ignore[arg-type] - refusing it is the point
         with pytest.raises(ArgumentValueError, match="sub-namespace of 'eu'"):
             counters.jurisdiction("eu").new_unique_id(jurisdiction="fedramp")
 

@@ -6,7 +6,7 @@ import errno
 import os
 import pathlib
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -342,17 +342,17 @@ async def test_every_used_object_is_listed_also_after_a_restart(tmp_path: pathli
         assert names == {"a", "b", "c"}
 
 
+class Busy(DurableObject):
+    async def hold(self, wait: Callable[[], Awaitable[object]]) -> None:
+        await self.ctx.block_concurrency_while(wait)
+
+    async def ping(self) -> str:
+        return "pong"
+
+
 async def test_too_many_waiting_events_are_refused_at_once() -> None:
     async with Runtime(history=OFF, limits=Limits(queued_events=5)) as runtime:
         release = anyio.Event()
-
-        class Busy(DurableObject):
-            async def hold(self) -> None:
-                await self.ctx.block_concurrency_while(release.wait)
-
-            async def ping(self) -> str:
-                return "pong"
-
         busy = runtime.namespace(Busy).get_by_name("a")
         answers: list[str] = []
 
@@ -360,7 +360,7 @@ async def test_too_many_waiting_events_are_refused_at_once() -> None:
             answers.append(await busy.ping())
 
         async with anyio.create_task_group() as group:
-            group.start_soon(busy.hold)
+            group.start_soon(busy.hold, release.wait)
             await anyio.wait_all_tasks_blocked()
             for _ in range(5):
                 group.start_soon(ping)
@@ -375,14 +375,6 @@ async def test_too_many_waiting_events_are_refused_at_once() -> None:
 async def test_callers_that_gave_up_waiting_take_nobody_elses_place() -> None:
     async with Runtime(history=OFF, limits=Limits(queued_events=5)) as runtime:
         release = anyio.Event()
-
-        class Busy(DurableObject):
-            async def hold(self) -> None:
-                await self.ctx.block_concurrency_while(release.wait)
-
-            async def ping(self) -> str:
-                return "pong"
-
         busy = runtime.namespace(Busy).get_by_name("a")
         answers: list[str] = []
 
@@ -390,7 +382,7 @@ async def test_callers_that_gave_up_waiting_take_nobody_elses_place() -> None:
             answers.append(await busy.ping())
 
         async with anyio.create_task_group() as group:
-            group.start_soon(busy.hold)
+            group.start_soon(busy.hold, release.wait)
             await anyio.wait_all_tasks_blocked()
             async with anyio.create_task_group() as impatient:
                 for _ in range(4):
@@ -412,17 +404,9 @@ async def test_an_event_that_waited_too_long_makes_new_ones_refused() -> None:
     limits = Limits(queued_seconds=5, critical_section_seconds=100)
     async with Runtime(history=OFF, limits=limits, clock=clock) as runtime:
         release = anyio.Event()
-
-        class Busy(DurableObject):
-            async def hold(self) -> None:
-                await self.ctx.block_concurrency_while(release.wait)
-
-            async def ping(self) -> str:
-                return "pong"
-
         busy = runtime.namespace(Busy).get_by_name("a")
         async with anyio.create_task_group() as group:
-            group.start_soon(busy.hold)
+            group.start_soon(busy.hold, release.wait)
             await anyio.wait_all_tasks_blocked()
             group.start_soon(busy.ping)
             await anyio.wait_all_tasks_blocked()

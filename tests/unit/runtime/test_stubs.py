@@ -57,15 +57,15 @@ class Base(DurableObject, abc.ABC):
 
 class Mixin:
     async def hello(self) -> str:
-        return "mixin before " + await super().hello()  # type: ignore[misc]
+        return "mixin before " + await super().hello()  # type: ignore[misc] - of the class it is mixed into
 
 
 class Whole(Mixin, Base):
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         self.of_instance = lambda: 1
-        self.replaced = lambda: "attribute"  # type: ignore[assignment, method-assign, return-value]
-        self.replaced_by_awaitable = Awaitable  # type: ignore[assignment, method-assign]
+        self.replaced = lambda: "attribute"  # type: ignore[assignment, method-assign, return-value] - replaced on purpose
+        self.replaced_by_awaitable = Awaitable  # type: ignore[assignment, method-assign] - replaced on purpose
 
 
 async def test_inherited_static_and_class_methods_are_called() -> None:
@@ -101,4 +101,4 @@ async def test_a_copy_of_a_stub_is_a_stub_of_the_same_object() -> None:
         stub = runtime.namespace(Whole).get_by_name("one")
         copied = copy.copy(stub)
         assert await copied.hello() == await stub.hello()
-        assert copied.id == stub.id  # type: ignore[attr-defined]
+        assert copied.id == stub.id  # type: ignore[attr-defined] - a stub has an id

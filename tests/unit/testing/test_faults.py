@@ -323,4 +323,4 @@ def test_a_delay_is_finite_and_not_negative(seconds: float) -> None:
 
 async def test_a_runtime_takes_no_other_injector() -> None:
     with pytest.raises(ArgumentTypeError, match="FaultInjector"):
-        Runtime(faults=0)  # type: ignore[arg-type]
+        Runtime(faults=0)  # type: ignore[arg-type] - refusing it is the point

@@ -210,9 +210,9 @@ async def test_wrong_use_is_refused() -> None:
     wrong: list[Callable[[], object]] = [
         lambda: find_races(sync),  # type: ignore[type-var, arg-type]
         lambda: find_races(without),  # type: ignore[arg-type]
-        lambda: find_races(seeds="5")(fine),  # type: ignore[call-overload]
+        lambda: find_races(seeds="5")(fine),  # type: ignore[call-overload] - refusing it is the point
         lambda: find_races(seeds=True)(fine),
-        lambda: find_races(seed=0.5)(fine),  # type: ignore[call-overload]
+        lambda: find_races(seed=0.5)(fine),  # type: ignore[call-overload] - refusing it is the point
     ]
     for use in wrong:
         with pytest.raises(ArgumentTypeError):

@@ -46,7 +46,7 @@ async def test_sixty_days_of_alarms_take_no_time(
 
 def test_a_clock_starts_at_a_datetime() -> None:
     with pytest.raises(ArgumentTypeError, match="aware datetime"):
-        ManualClock(0)  # type: ignore[arg-type]
+        ManualClock(0)  # type: ignore[arg-type] - refusing it is the point
 
 
 async def test_retries_run_while_the_clock_is_moved(
@@ -275,7 +275,7 @@ async def test_what_is_no_snapshot_changes_nothing(durable_runtime: Runtime) -> 
     await counter.increment()
     for wrong in (None, b"", 0):
         with pytest.raises(ArgumentTypeError, match="RuntimeSnapshot"):
-            await durable_runtime.restore(wrong)  # type: ignore[arg-type]
+            await durable_runtime.restore(wrong)  # type: ignore[arg-type] - refusing it is the point
     assert await counter.increment() == 2
 
 
