@@ -8,6 +8,7 @@ import struct
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import compress
 from typing import Final, final
 
 from ..database.create import FIRST_PAGE
@@ -19,6 +20,7 @@ __all__ = [
     "SLICE_SIZE",
     "Difference",
     "Image",
+    "assume",
     "compare",
     "difference_slices",
     "page_size_of",
@@ -79,7 +81,7 @@ class Image:
     def _begin(self, page_size: int, pages: int, missing: bytearray) -> None:
         os.ftruncate(self._descriptor, pages * page_size)
         missing[0] = 0
-        lock_page = _PENDING_BYTE // page_size + 1
+        lock_page = _lock_page(page_size)
         if lock_page <= pages:
             missing[lock_page] = 0
         self.page_size, self.pages = page_size, pages
@@ -205,23 +207,21 @@ class Difference:
     """The pages are all there are, and the old file is of no use."""
 
 
-def compare(old: int, new: int, among: bytes | None = None) -> Difference | None:
+def compare(old: int, new: int) -> Difference | None:
     """Return what ``new`` has and ``old`` has not, both given by descriptor; None if nothing.
 
     Page 1 is always in a difference, so that there is a page that can carry the new size. The
-    page sizes may differ. ``among`` is not zero at the numbers of the pages that can differ;
-    without it all can.
+    page sizes may differ.
     """
     page_size = page_size_of(new)
     full = page_size_of(old) != page_size
     new_size = os.fstat(new).st_size
     pages = array("I", [1])
-    # SQLite never writes the page that holds its locks.
-    skipped = _PENDING_BYTE // page_size + 1
+    skipped = _lock_page(page_size)
     differ = full or new_size != os.fstat(old).st_size
-    for start, size in _spans(new_size, page_size, among):
-        data = os.pread(new, size, start)
-        other = b"" if full else os.pread(old, size, start)
+    for start in range(0, new_size, _COMPARE_SIZE):
+        data = os.pread(new, _COMPARE_SIZE, start)
+        other = b"" if full else os.pread(old, _COMPARE_SIZE, start)
         if data == other:
             continue
         for offset in range(0, len(data), page_size):
@@ -234,19 +234,16 @@ def compare(old: int, new: int, among: bytes | None = None) -> Difference | None
     return Difference(pages, full) if differ else None
 
 
-def _spans(file_size: int, page_size: int, among: bytes | None) -> Iterator[tuple[int, int]]:
-    """Yield offset and size of what has to be compared, a mebibyte at most."""
-    if among is None:
-        for start in range(0, file_size, _COMPARE_SIZE):
-            yield start, _COMPARE_SIZE
-        return
-    most = max(1, _COMPARE_SIZE // page_size)
-    page = among.find(1)
-    while page > 0:
-        stop = among.find(0, page, page + most)
-        stop = stop if stop > 0 else min(page + most, len(among))
-        yield (page - 1) * page_size, (stop - page) * page_size
-        page = among.find(1, stop)
+def assume(changed: bytes, page_size: int) -> Difference:
+    """Return the difference that has every page at whose number ``changed`` is not zero."""
+    pages = compress(range(len(changed)), changed)
+    skipped = _lock_page(page_size)
+    return Difference(array("I", [1, *(page for page in pages if page not in (1, skipped))]), False)
+
+
+def _lock_page(page_size: int) -> int:
+    """Return the number of the page that holds SQLite's locks, and is never written."""
+    return _PENDING_BYTE // page_size + 1
 
 
 def difference_slices(

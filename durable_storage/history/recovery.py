@@ -34,7 +34,7 @@ from ..errors import BookmarkError, DatabaseFileError
 from .archive import archive_frames
 from .block import Flags
 from .files import Files
-from .image import Difference, Image, compare, difference_slices, page_size_of
+from .image import Difference, Image, assume, compare, difference_slices, page_size_of
 from .layout import Base, Intent, pack_identity, read_base, read_intent, read_times
 from .reader import HistoryReader
 from .wal import HEADER_SIZE, WalHeader, parse_header
@@ -322,16 +322,19 @@ class Recovery:
             old.remove()
 
     def _log_change(
-        self, old_path: str, new_path: str, flags: int, epoch: int, among: bytes | None = None
+        self, old_path: str, new_path: str, flags: int, epoch: int, changed: bytes | None = None
     ) -> None:
         log = self._log
         with open(old_path, "rb", buffering=0) as old, open(new_path, "rb", buffering=0) as new:
-            difference = compare(old.fileno(), new.fileno(), among)
-            if difference is None:
-                if not flags & Flags.RESTORE:
-                    return
+            if changed is not None:
+                difference = assume(changed, page_size_of(new.fileno()))
+            elif found := compare(old.fileno(), new.fileno()):
+                difference = found
+            elif flags & Flags.RESTORE:
                 # Still a commit of its own: the bookmarks before it are of an epoch that ended.
                 difference = Difference(array("I", [1]), full=False)
+            else:
+                return
             time_ms = max(self._clock_ms(), log.last_time)
             log.append(
                 difference_slices(
