@@ -83,7 +83,10 @@ def bulk(kind: str, size: int, *, history: bool) -> Any:
 
             async def run(count: int, salt: int) -> None:
                 for start in range(0, count, 1000):
-                    await stub.insert(rows[start : start + 1000])
+                    await stub.insert(rows[start % len(rows) : start % len(rows) + 1000])
+                # What goes on behind would be counted as the other contender's.
+                while _host(stub)._fold_wanted:
+                    await asyncio.sleep(0.0005)
 
             yield run
 

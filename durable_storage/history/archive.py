@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from typing import Final
 
-from .block import CommitTime, Slice, commit_frames
-from .image import SLICE_SIZE
+from .block import CommitTime, Slice, commit_frames, encode
 from .segment import SegmentLog
 from .wal import WalHeader
 
-__all__ = ["archive_frames"]
+__all__ = ["SLICE_SIZE", "archive_frames"]
+
+SLICE_SIZE: Final = 4 * 1024**2
+"""The most bytes of frames that one block holds.
+
+Small slices cost: with each one the event loop has to wait for the interpreter's lock a few times.
+"""
 
 
 def archive_frames(
@@ -37,7 +43,8 @@ def archive_frames(
     """
     now_ms = max(now_ms, log.last_time)
     slices = _slices(descriptor, header, after, upto, times, now_ms, hurried)
-    log.append(slices, epoch=epoch, generation=generation)
+    # Not in several threads: they would take the processor from the events that go on.
+    log.append(map(encode, slices), epoch=epoch, generation=generation)
 
 
 def _slices(

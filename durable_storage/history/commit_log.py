@@ -47,9 +47,12 @@ from .wal import HEADER_SIZE, WalHeader, parse_header
 __all__ = ["CommitLog"]
 
 # Archive this many frames while commits go on, so that little is left for when they may not.
-ARCHIVE_AHEAD_FRAMES: Final = 192
+ARCHIVE_AHEAD_FRAMES: Final = 512
 # So many mean that commits are made faster than they are archived.
 LAGGING_FRAMES: Final = 2 * ARCHIVE_AHEAD_FRAMES
+# So few are left to be archived while commits may not go on, unless this often was not enough.
+CAUGHT_UP_FRAMES: Final = 192
+CATCH_UP_TRIES: Final = 2
 TIMES_WRITTEN_EVERY_MS: Final = 10
 # A log that cannot be written (a full disk) holds up the folding of the WAL until it is so large.
 WAL_SIZE_MAX_BYTES: Final = 256 * 1024**2
@@ -327,6 +330,25 @@ class CommitLog:
             self._record_restart()
         if ahead:
             self._start(self._archive_ahead)
+
+    def catch_up(self, done: Callable[[], object]) -> None:
+        """Archive what is confirmed in the background, durably, then call ``done`` there.
+
+        Less is left for `archive` then. May be called at any time, also of a log that was closed.
+        """
+
+        def work() -> None:
+            try:
+                for _ in range(CATCH_UP_TRIES):
+                    self._archive_ahead()
+                    if self._settled - self._archived < CAUGHT_UP_FRAMES:
+                        break
+                with self._archiving, contextlib.suppress(OSError):
+                    self._log.sync()
+            finally:
+                done()
+
+        self._start(work)
 
     def _archive_ahead(self) -> None:
         try:

@@ -32,10 +32,11 @@ from ..database.soundness import check_file, check_version
 from ..database.sqlerrors import primary_code
 from ..errors import BookmarkError, DatabaseFileError
 from .archive import archive_frames
-from .block import Flags
+from .block import Flags, encode
 from .files import Files
 from .image import Difference, Image, assume, compare, difference_slices, page_size_of
 from .layout import Base, Intent, pack_identity, read_base, read_intent, read_times
+from .pipeline import ahead
 from .reader import HistoryReader
 from .wal import HEADER_SIZE, WalHeader, parse_header
 
@@ -336,13 +337,10 @@ class Recovery:
             else:
                 return
             time_ms = max(self._clock_ms(), log.last_time)
-            log.append(
-                difference_slices(
-                    difference, new.fileno(), time_ms, flags, hurried=bool(flags & Flags.RESTORE)
-                ),
-                epoch=epoch,
-                generation=log.position.generation + 1,
+            slices = difference_slices(
+                difference, new.fileno(), time_ms, flags, hurried=bool(flags & Flags.RESTORE)
             )
+            log.append(ahead(encode, slices), epoch=epoch, generation=log.position.generation + 1)
         log.sync()
 
     # -- restore

@@ -30,9 +30,7 @@ from .block import (
     Encoded,
     Flags,
     Head,
-    Slice,
     chain,
-    encode,
     is_intact,
     parse_block,
     parse_frames,
@@ -41,7 +39,6 @@ from .block import (
 )
 from .bookmarks import BEGINNING, Position
 from .files import Files
-from .pipeline import ahead
 
 __all__ = ["Entry", "SegmentLog", "find_object_id"]
 
@@ -263,7 +260,7 @@ class SegmentLog:
 
     # -- appending
 
-    def append(self, slices: Iterable[Slice], *, epoch: int, generation: int) -> None:
+    def append(self, slices: Iterable[Encoded], *, epoch: int, generation: int) -> None:
         """Add slices, the last of which ends a commit. Not durable until `sync`.
 
         Raises:
@@ -271,7 +268,7 @@ class SegmentLog:
         """
         before = self.head
         try:
-            for encoded in ahead(encode, slices):
+            for encoded in slices:
                 self._append_one(encoded, epoch, generation)
             assert self.head is None or not self.head.block.continues, (
                 "the last slice ends a commit"

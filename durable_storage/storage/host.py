@@ -21,6 +21,8 @@ __all__ = ["Host"]
 
 # Fold the log when it has grown to about this much.
 FOLD_AT_BYTES = 4 * 1024**2
+# When it has grown to so many times that, events wait, whether most of it is archived or not.
+WAIT_AT_FOLDS = 4
 # While the file of the log does not grow, look once in so many confirmations how much is in use.
 # With writes of 2 MB it is folded at 12 MB then.
 LOOK_EVERY = 4
@@ -66,6 +68,7 @@ class Host:
         self._suspect = False
         self._restored = False
         self._fold_wanted = False
+        self._caught_up: Signal | None = None
         self._folded: Signal | None = None
         self._fold_at_bytes = FOLD_AT_BYTES
         self._wal_file_bytes: int = 0
@@ -174,7 +177,12 @@ class Host:
         if self.session is not None and self.life is not None:
             self.session.alarm.confirmed(self.life.gate.confirmed)
         file = self._file
-        if file is not None and not self._fold_wanted and self._is_long(file):
+        if file is None:
+            return
+        if self._caught_up is not None:
+            if file.database.wal_size_bytes > WAIT_AT_FOLDS * self._fold_at_bytes:
+                self._caught_up.set()
+        elif not self._fold_wanted and self._is_long(file):
             life = self.life
             if life is not None and life.broken is None:
                 self._fold_wanted = True
@@ -202,10 +210,20 @@ class Host:
         self._wal_file_bytes, self._not_looked = size, 0
         return database.wal_size_bytes > self._fold_at_bytes
 
+    async def _catch_up(self, file: ObjectFile) -> None:
+        """Have most of the log archived while events go on, and not while the gate is closed."""
+        if file.log is not None:
+            loop = self._loop
+            caught_up = self._caught_up = loop.signal()
+            file.log.catch_up(lambda: loop.call_soon_threadsafe(caught_up.set))
+            await caught_up.wait()
+            self._caught_up = None
+
     async def _fold(self, life: Life, file: ObjectFile) -> None:
         loop = self._loop
+        await self._catch_up(file)
         root = life.root
-        if not root.open:
+        if life.broken is None and not root.open:
             waiter = Waiter(loop, root, critical=True)
             root.critical_waiters.append(waiter)
             await waiter.wait(loop)
@@ -269,6 +287,8 @@ class Host:
             ObjectResetError: the last writes could not be confirmed.
         """
         self._closed = True
+        if self._caught_up is not None:
+            self._caught_up.set()
         loop = self._loop
         life = self.life
         failure: BaseException | None = None

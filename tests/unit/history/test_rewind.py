@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from durable_storage.history import segment
+from durable_storage.history import archive
 from durable_storage.history.block import Encoded, Flags, Slice, _hash, encode
 from durable_storage.history.files import Files
 from durable_storage.history.image import Image
@@ -136,7 +136,7 @@ def test_blocks_without_an_index_can_be_read(path: Path, monkeypatch: pytest.Mon
             payload_hash=_hash(times, encoded.frames),
         )
 
-    monkeypatch.setattr(segment, "encode", without_index)
+    monkeypatch.setattr(archive, "encode", without_index)
     shrink_constants(monkeypatch)
     session = Session(path)
     bookmarks = list(grow_and_shrink(session, 1))

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from durable_storage.history import block
-from durable_storage.history.image import SLICE_SIZE
+from durable_storage.history.archive import SLICE_SIZE
 from durable_storage.history.settings import History
 
 from .rig import Session
