@@ -114,16 +114,22 @@ class Reading:
         rest: list[Tuple] = []
         ending: Iterator[Tuple] = iter(())
         size = 0
-        try:
-            for row in self.source:
-                rest.append(row)
-                size += sum(len(value) for value in row if isinstance(value, (str, bytes)))
-                if len(rest) > DRAIN_MAX_ROWS or size > DRAIN_MAX_BYTES:
+        while True:
+            try:
+                for row in self.source:
+                    rest.append(row)
+                    size += sum(len(value) for value in row if isinstance(value, (str, bytes)))
+                    if len(rest) > DRAIN_MAX_ROWS or size > DRAIN_MAX_BYTES:
+                        return False
+                break
+            except sqlite3.Error as error:
+                if primary_code(error) == sqlite3.SQLITE_INTERRUPT:
                     return False
-        except sqlite3.Error as error:
-            if primary_code(error) == sqlite3.SQLITE_INTERRUPT:
-                return False
-            ending = _raising(error)
+                try:
+                    self._recover(error)
+                except Exception as failure:
+                    ending = _raising(failure)
+                    break
         self._rest = chain(rest, ending)
         return True
 

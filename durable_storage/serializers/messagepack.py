@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import re
+import secrets
 from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -44,7 +45,7 @@ from .refusal import (
     unreadable,
 )
 
-__all__ = ["MsgpackSerializer"]
+__all__ = ["MsgpackSerializer", "loads_many"]
 
 _Registered = TypeVar("_Registered", bound=type)
 
@@ -74,6 +75,10 @@ _unpack: Callable[..., Any] = cast(Any, msgpack).unpackb
 
 _PACKER_KEPT_MAX_BYTES = 262_144
 """A packer keeps its buffer; one that grew larger than this is not kept."""
+
+_BETWEEN: bytes = b"\xcb\x41" + secrets.token_bytes(7)
+"""A number that stands between values that are decoded together; no damaged value can guess it."""
+_BETWEEN_VALUE: float = _unpack(_BETWEEN)
 
 _NATIVE_TYPES = (bool, int, float, str, bytes, list, dict)
 _ZONE_KEY = re.compile(r"[A-Za-z0-9_+\-]{1,32}(?:/[A-Za-z0-9_+\-]{1,32}){0,3}")
@@ -429,6 +434,26 @@ class MsgpackSerializer:
             f"{what}, which MsgpackSerializer does not store; convert it, or store it as a "
             "dataclass that is registered"
         )
+
+
+def loads_many(serializer: MsgpackSerializer, encoded: list[bytes]) -> list[Any] | None:
+    """Return what ``loads`` gives for each, or ``None`` when one of them may be damaged."""
+    # One array, with a number after each value but the last: they are all where they should be
+    # only if every value ends where its bytes end.
+    size = 2 * len(encoded) - 1
+    data = b"\xdd" + size.to_bytes(4, "big") + _BETWEEN.join(encoded)
+    values: list[Any]
+    try:
+        try:
+            values = _unpack(data, ext_hook=serializer._hook, strict_map_key=False)  # pyright: ignore[reportPrivateUsage] - one module
+        except _ContainerFound:
+            values = cast(Any, _Decoding(serializer).run(data))
+        # A first value that is nothing but a container's mark takes the array for its own.
+        if type(values) is list and values[1::2].count(_BETWEEN_VALUE) == len(encoded) - 1:
+            return values[::2]
+    except Exception:
+        return None
+    return None
 
 
 def _definition(cls: type) -> tuple[str, str]:

@@ -19,16 +19,18 @@ import datetime
 import decimal
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Final, final
 
 from ..database.connection import MISSING, Database, Stored
 from ..database.kv import KeyRange
-from ..database.listing import as_dict, as_pairs
+from ..database.listing import DecodeMany, as_dict, as_pairs
 from ..database.reading import Reading
 from ..errors import ArgumentTypeError, ArgumentValueError, DurableStorageError, LimitExceededError
 from ..gates.ready import Ready
 from ..limits import Limits
-from ..serializers import Serializer
+from ..serializers import MsgpackSerializer, Serializer
+from ..serializers.messagepack import loads_many
 
 __all__ = ["ABSENT", "MISS", "Gap", "KvBuffer", "check_key", "utf8_size"]
 
@@ -115,6 +117,9 @@ class KvBuffer:
         self._execute = database.kv_execute
         self._dumps = serializer.dumps
         self.loads: Callable[[bytes], Any] = serializer.loads
+        self._loads_many: DecodeMany | None = None
+        if isinstance(serializer, MsgpackSerializer):
+            self._loads_many = partial(loads_many, serializer)
         self._limit = limits.value_size_max_bytes
         self._begin = begin
         self._fresh: dict[str, Any] = {}
@@ -126,7 +131,7 @@ class KvBuffer:
         self.dirty: dict[str, Stored] = {}
         self._levels: list[set[str]] = []
         self._listing = 0
-        # Changes with every write and every listing: an iterator looks again what comes next.
+        # Changes with every write, rollback and listing: an iterator looks again what comes next.
         self.edition: int = 0
         self._table_made = False
 
@@ -141,6 +146,7 @@ class KvBuffer:
         """Forget everything and switch the fast path off for good."""
         self.forget()
         self.hold(True)
+        self.edition += 1
 
     # -- encoding -------------------------------------------------------------------------
 
@@ -248,26 +254,27 @@ class KvBuffer:
         reading: Reading | None = None
         taken = 0
 
-        def read(after: str | None) -> Reading:
+        def read(after: str | None, dropped: int) -> Reading:
             nonlocal reading, taken
             if reading is None or listing == self._listing:
                 # What was written meanwhile is seen.
                 self.flush()
-                taken += 0 if reading is None else reading.count
+                taken += 0 if reading is None else reading.count - dropped
                 reading = self._database.kv_read(keys.rest(after, taken))
-            if listing != self._listing and next(reading, None) is not None:
+            if listing != self._listing and (dropped or next(reading, None) is not None):
                 raise DurableStorageError(
                     "kv.list() iterator was invalidated because a new call to kv.list() was "
                     "started. Only one kv.list() iterator can exist at a time."
                 )
             return reading
 
-        return as_pairs(read, self.loads, self)
+        return as_pairs(read, self.loads, self._loads_many, self)
 
     def as_dict(self, **span: Any) -> dict[str, Any]:
         """As `items`, all at once."""
         self._new_listing()
-        return as_dict(self._database.kv_read(KeyRange.of(**span)), self.loads)
+        reading = self._database.kv_read(KeyRange.of(**span))
+        return as_dict(reading, self.loads, self._loads_many)
 
     def _new_listing(self) -> int:
         self._listing += 1
@@ -339,6 +346,8 @@ class KvBuffer:
         # Everything dirty is newer than the push, which flushed.
         self.dirty.clear()
         self._table_made = False
+        # Also what a listing read ahead may be undone.
+        self.edition += 1
         for key in self._levels.pop():
             self._evict(key)
 

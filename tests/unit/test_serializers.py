@@ -25,6 +25,7 @@ from durable_storage.serializers import (
     PickleSerializer,
     Serializer,
 )
+from durable_storage.serializers.messagepack import loads_many
 from durable_storage.serializers.refusal import refusal
 
 
@@ -662,6 +663,59 @@ def test_garbage_is_a_clear_error(data: bytes, reason: str) -> None:
     with pytest.raises(DataCloneError, match="not a value that MsgpackSerializer wrote") as caught:
         SERIALIZER.loads(data)
     assert any(part in str(caught.value) for part in reason.split("|"))
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(values, min_size=1, max_size=8))
+def test_values_decoded_together_are_those_decoded_alone(written: list[object]) -> None:
+    decoded = loads_many(SERIALIZER, [SERIALIZER.dumps(value) for value in written])
+    assert decoded is not None
+    assert same(decoded, written)
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        [b"\x01\x02", b"\x03"],
+        [b"\x01", b"\x02\x03"],
+        [b"\x01\x02", b""],
+        [b"", b"\x01\x02"],
+        [b"\x92\x01", b"\x02"],
+        [b"\x92\x01", b"\x02\x03\x04"],
+        # The first swallows what stands between, the second has a number in its place.
+        [b"\xc4\x09", b"\x01\x02"],
+        [b"\xc4\x09", b"\xcb\x41\x01\x02\x03\x04\x05\x06\x07\x02"],
+        [b"\x01\xc0\x92", b"\x02"],
+        # The mark of a tuple, of a set and of a dataclass, with no array around it.
+        [b"\xc7\x00\x02", b"\x01"],
+        [b"\xc7\x00\x03", b"\x01"],
+        [b"\xd4\x0cx", b"\x01"],
+        [b"\x01", b"\xc7\x00\x02"],
+        [b"\xc1", b"\x01"],
+        [b"\x01", b"\xdd\xff\xff\xff\xff"],
+        [b"\xa1\xff", b"\x01"],
+    ],
+)
+def test_a_damaged_value_is_not_decoded_together_with_others(encoded: list[bytes]) -> None:
+    assert loads_many(SERIALIZER, encoded) is None
+    sound = SERIALIZER.dumps(("sound",))
+    assert loads_many(SERIALIZER, [sound, *encoded, sound]) is None
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(values, min_size=1, max_size=4), st.data())
+def test_values_decoded_together_hide_no_damage(written: list[object], data: st.DataObject) -> None:
+    encoded = [bytearray(SERIALIZER.dumps(value)) for value in written]
+    for _ in range(data.draw(st.integers(1, 3))):
+        one = encoded[data.draw(st.integers(0, len(encoded) - 1))]
+        one[data.draw(st.integers(0, len(one) - 1))] = data.draw(st.integers(0, 255))
+    decoded = loads_many(SERIALIZER, [bytes(one) for one in encoded])
+    try:
+        alone = [SERIALIZER.loads(bytes(one)) for one in encoded]
+    except DataCloneError:
+        assert decoded is None
+    else:
+        assert decoded is None or same(decoded, alone)
 
 
 def test_a_zone_that_the_machine_does_not_know_is_named() -> None:
