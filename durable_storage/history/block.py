@@ -12,7 +12,9 @@ import hashlib
 import struct
 import zlib
 from bisect import bisect_right
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate, compress, count
 from typing import Final, NamedTuple, final
 
 from .bookmarks import Position
@@ -38,6 +40,7 @@ __all__ = [
     "parse_frames",
     "parse_heads",
     "parse_index",
+    "parse_pages",
     "parse_times",
 ]
 
@@ -49,8 +52,12 @@ _CRC: Final = struct.Struct(">I")
 BLOCK_HEADER_SIZE: Final = _HEADER.size + _CRC.size
 _TIME: Final = struct.Struct(">IQ")
 _HEAD: Final = struct.Struct(">II")
+_WORD: Final = struct.Struct(">I")
+# A page is had by decompressing one piece. Smaller ones compress less well, and for each the event
+# loop has to wait for the interpreter's lock.
+PIECE_SIZE: Final = 32 * 1024
 # Compressing takes ten times as long as copying, and reading three times: it has to gain much.
-_SAMPLE_STRIDE: Final = 128 * 1024
+_SAMPLES: Final = 8
 _SAMPLE_SIZE: Final = 8192
 _WORTHWHILE_HURRIED: Final = 0.25
 _WORTHWHILE: Final = 0.7
@@ -88,6 +95,8 @@ class Flags:
     IMPORT: Final = 32
     INDEXED: Final = 64
     """The heads of the frames stand behind the times, so that they can be read by themselves."""
+    PIECES: Final = 128
+    """There is not one zlib stream but several, of which each can be read by itself."""
 
 
 class Block(NamedTuple):
@@ -193,14 +202,24 @@ def encode(piece: Slice) -> Encoded:
     if not commits or commits[-1] != frame_count - 1:
         flags |= Flags.CONTINUES
     frames = piece.frames
-    if is_compressible(frames, _WORTHWHILE_HURRIED if piece.hurried else _WORTHWHILE):
-        frames = zlib.compress(frames, 1)
-        flags |= Flags.COMPRESSED
     times = _on_commits(piece, commits)
     packed_times = zlib.compress(b"".join(_TIME.pack(*time) for time in times), 1)
-    starts = range(0, len(piece.frames), frame_size)
-    index = b"".join([piece.frames[start : start + _HEAD.size] for start in starts])
+    starts = range(0, len(frames), frame_size)
+    index = b"".join([frames[start : start + _HEAD.size] for start in starts])
     packed_times += zlib.compress(index, 1)
+    if is_compressible(frames, _WORTHWHILE_HURRIED if piece.hurried else _WORTHWHILE):
+        step = max(1, PIECE_SIZE // piece.page_size)
+        flags |= Flags.COMPRESSED
+        if frame_count > step and _is_diverse(index):
+            flags |= Flags.PIECES
+            pieces = [
+                zlib.compress(frames[start : start + step * frame_size], 1)
+                for start in starts[::step]
+            ]
+            packed_times += b"".join(map(_WORD.pack, [*map(len, pieces), step]))
+            frames = b"".join(pieces)
+        else:
+            frames = zlib.compress(frames, 1)
     return Encoded(
         piece=piece,
         flags=flags,
@@ -295,12 +314,33 @@ def parse_heads(block: Block, frames: bytes | memoryview) -> list[Head]:
 
 
 def parse_frames(block: Block, payload: bytes) -> bytes | memoryview:
-    """Return the frames in a payload that `is_intact`."""
-    frames = memoryview(payload)[block.times_size :]
-    if not block.flags & Flags.COMPRESSED:
-        return frames
-    size = block.frame_count * (FRAME_HEADER_SIZE + block.page_size)
-    return zlib.decompress(frames, bufsize=size)
+    """Return the frames in a payload that `is_intact`.
+
+    Raises:
+        Damage: they were written wrongly.
+    """
+    _, pieces = _decompress(block, payload, range(block.frame_count))
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces.values())
+
+
+def parse_pages(block: Block, payload: bytes, wanted: Mapping[int, int]) -> dict[int, memoryview]:
+    """Return pages in a payload that `is_intact`, decompressing little more than these.
+
+    Args:
+        block: the header of the payload.
+        payload: times, index and frames.
+        wanted: by the pages' numbers, the indices of the frames that hold them.
+
+    Raises:
+        Damage: they were written wrongly.
+    """
+    frame_size = FRAME_HEADER_SIZE + block.page_size
+    step, pieces = _decompress(block, payload, wanted.values())
+    pages: dict[int, memoryview] = {}
+    for page, index in wanted.items():
+        start = index % step * frame_size + FRAME_HEADER_SIZE
+        pages[page] = pieces[index // step][start : start + block.page_size]
+    return pages
 
 
 def is_intact(block: Block, payload: bytes) -> bool:
@@ -317,7 +357,7 @@ def last_time(times: list[CommitTime], time_ms: int) -> CommitTime | None:
 def commit_frames(frames: bytes | memoryview, frame_size: int) -> list[int]:
     """Return the indices, from 0, of the frames that end a commit."""
     sizes = zip(*(frames[byte::frame_size] for byte in range(4, 8)), strict=True)
-    return [index for index, size in enumerate(sizes) if any(size)]
+    return list(compress(count(), map(any, sizes)))
 
 
 def _on_commits(piece: Slice, commits: list[int]) -> list[CommitTime]:
@@ -337,9 +377,47 @@ def is_compressible(frames: bytes | memoryview, worthwhile: float = _WORTHWHILE)
 
     Judged by a sample.
     """
-    samples = range(0, len(frames), _SAMPLE_STRIDE)
+    stride = max(_SAMPLE_SIZE, len(frames) // _SAMPLES)
+    samples = range(0, len(frames), stride)
     sample = b"".join([frames[start : start + _SAMPLE_SIZE] for start in samples])
     return len(zlib.compress(sample, 1)) < worthwhile * len(sample)
+
+
+def _is_diverse(index: bytes) -> bool:
+    """Whether few of the frames with these heads hold a page that others hold too.
+
+    If many do, pieces would be much larger, because they repeat what the others say.
+    """
+    pages = [page for page, _ in _HEAD.iter_unpack(index)]
+    return 4 * len(set(pages)) >= 3 * len(pages)
+
+
+def _decompress(
+    block: Block, payload: bytes, wanted: Iterable[int]
+) -> tuple[int, dict[int, memoryview]]:
+    """Return how many frames a piece holds, and the pieces that hold some frames, up to these."""
+    step, sizes = block.frame_count, (block.frames_size,)
+    if not block.flags & Flags.COMPRESSED:
+        return step, {0: memoryview(payload)[block.times_size :]}
+    pieces: dict[int, memoryview] = {}
+    try:
+        if block.flags & Flags.PIECES:
+            step = _word(payload, block.times_size - _WORD.size)
+            number = -(-block.frame_count // step)
+            table = block.times_size - (number + 1) * _WORD.size
+            sizes = struct.unpack_from(f">{number}I", payload, table)
+        bounds = list(accumulate(sizes, initial=block.times_size))
+        last = {index // step: index % step for index in sorted(wanted)}
+        for number, index in last.items():
+            size = (index + 1) * (FRAME_HEADER_SIZE + block.page_size)
+            stored = payload[bounds[number] : bounds[number + 1]]
+            frames = zlib.decompressobj().decompress(stored, size)
+            if len(frames) != size:
+                raise zlib.error("a piece is too short")
+            pieces[number] = memoryview(frames)
+    except (zlib.error, struct.error) as error:
+        raise Damage(f"block {block.number} is damaged: {error}", block.number) from error
+    return step, pieces
 
 
 def _word(data: bytes | memoryview, offset: int) -> int:

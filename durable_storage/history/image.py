@@ -6,7 +6,7 @@ import errno
 import os
 import struct
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import compress
 from typing import Final, final
@@ -29,7 +29,7 @@ __all__ = [
 _FRAME_HEADER: Final = struct.Struct(">II16x")
 _PENDING_BYTE: Final = 0x40000000
 SLICE_SIZE: Final = 1024**2
-"""The most bytes of frames that one block holds."""
+"""The most bytes of a difference that one block holds."""
 # Pages of one system call, far below any limit on them.
 _RUN_MAX: Final = 256
 _COMPARE_SIZE: Final = 1024 * 1024
@@ -116,32 +116,36 @@ class Image:
             missing[start:stop] = bytes(stop - start)
             start = missing.find(1, stop, behind)
 
-    def wants(self, heads: list[Head]) -> bool:
-        """Whether a page that some frames hold is missing."""
+    def wanted(self, heads: list[Head]) -> dict[int, int]:
+        """Return the missing pages that some frames hold, and which frame holds the newest."""
         missing = self._missing
-        return any(page < len(missing) and missing[page] for page, _ in heads)
+        return {
+            page: index
+            for index, (page, _) in enumerate(heads)
+            if page < len(missing) and missing[page]
+        }
 
-    def fill(self, heads: list[Head], frames: bytes | memoryview) -> None:
-        """Write the missing pages that some frames hold; no frames if it `wants` none of them."""
-        page_size, missing = self.page_size, self._missing
-        frame_size = FRAME_HEADER_SIZE + page_size
-        newest: dict[int, int] = {}
-        for index, (page, size) in zip(reversed(range(len(heads))), reversed(heads), strict=True):
+    def fill(self, heads: list[Head], pages: Mapping[int, memoryview]) -> None:
+        """Write the missing pages that some frames hold.
+
+        ``pages`` has at least those that are still `wanted`, by number.
+        """
+        missing = self._missing
+        found: list[int] = []
+        for page, size in reversed(heads):
             if size and size < self._limit:
                 self._cut(size)
             if page < len(missing) and missing[page]:
                 missing[page] = 0
-                newest[page] = index
+                found.append(page)
         self._files.announce("write", self.path)
-        view = memoryview(frames)
         run: list[memoryview] = []
         run_start = run_end = 0
-        for page in sorted(newest):
+        for page in sorted(found):
             if page != run_end or len(run) == _RUN_MAX:
                 self._write_pages(run_start, run)
                 run, run_start = [], page
-            start = newest[page] * frame_size + FRAME_HEADER_SIZE
-            run.append(view[start : start + page_size])
+            run.append(pages[page])
             run_end = page + 1
         self._write_pages(run_start, run)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
@@ -12,7 +11,7 @@ from typing import NamedTuple, final
 
 from ..database.create import FIRST_PAGE
 from ..errors import BookmarkError
-from .block import Block, Damage, Head, last_time, parse_frames, parse_times
+from .block import Block, Damage, Head, last_time, parse_pages, parse_times
 from .bookmarks import BEGINNING, Position, format_bookmark, moment, parse_bookmark
 from .files import Files
 from .image import Image
@@ -305,12 +304,12 @@ class HistoryReader:
                 heads = entry.heads()
                 if entry.block.number == target.number:
                     del heads[target.position.frame + 1 - entry.block.first_frame :]
-                yield entry, heads, image.wants(heads)
+                yield entry, heads, image.wanted(heads)
 
-        for block, heads, frames in ahead(_load, blocks()):
+        for block, heads, pages in ahead(_load, blocks()):
             if block.number != number or (link and block.hash != link):
                 raise Damage(f"block {number} is missing", number)
-            image.fill(heads, frames)
+            image.fill(heads, pages)
             number, link = number - 1, block.previous_hash
             if image.is_complete:
                 return number, link
@@ -436,14 +435,11 @@ class HistoryReader:
             raise
 
 
-_Wanted = tuple[Entry, list[Head], bool]
+_Wanted = tuple[Entry, list[Head], dict[int, int]]
 
 
-def _load(wanted: _Wanted) -> tuple[Block, list[Head], bytes | memoryview]:
-    entry, heads, is_wanted = wanted
-    if not is_wanted:
-        return entry.block, heads, b""
-    try:
-        return entry.block, heads, parse_frames(entry.block, entry.payload())
-    except zlib.error as error:  # pragma: no cover - the hash was right
-        raise Damage(f"block {entry.block.number}: {error}", entry.block.number) from error
+def _load(item: _Wanted) -> tuple[Block, list[Head], dict[int, memoryview]]:
+    entry, heads, wanted = item
+    if not wanted:
+        return entry.block, heads, {}
+    return entry.block, heads, parse_pages(entry.block, entry.payload(), wanted)

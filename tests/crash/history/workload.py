@@ -12,7 +12,15 @@ from datetime import timedelta
 import pytest
 
 from durable_storage.errors import BookmarkError
-from durable_storage.history import History, archive, commit_log, image, recovery, retention
+from durable_storage.history import (
+    History,
+    archive,
+    block,
+    commit_log,
+    image,
+    recovery,
+    retention,
+)
 
 from ...unit.history.rig import ManualTime, Session
 from .disk import Disk, Site
@@ -50,6 +58,7 @@ def shrink_constants(patch: pytest.MonkeyPatch) -> None:
     """Make everything happen often."""
     patch.setattr(archive, "SLICE_SIZE", 4 * 4120)
     patch.setattr(image, "SLICE_SIZE", 4 * 4120)
+    patch.setattr(block, "PIECE_SIZE", 4096)
     patch.setattr(retention, "SNAPSHOT_AFTER_MIN_BYTES", 40 * 4096)
     patch.setattr(commit_log, "ARCHIVE_AHEAD_FRAMES", 5)
 

@@ -31,6 +31,8 @@ def test_the_documented_bytes_are_enough_to_restore(tmp_path: Path) -> None:
             session.fold()
     session.run("DELETE FROM t")
     session.vacuum()
+    session.fold()
+    session.run("INSERT INTO t VALUES(hex(zeroblob(80000)))")
     bookmark = session.log.current_bookmark()
     reader = session.log._reader
     session.fold()
@@ -42,6 +44,7 @@ def test_the_documented_bytes_are_enough_to_restore(tmp_path: Path) -> None:
     database = bytearray()
     previous, number, position = bytes(16), 0, (0, 0, 0)
     states = {}
+    all_flags = 0
     for segment in sorted((history / "log").iterdir()):
         data = segment.read_bytes()
         assert int(segment.name.removesuffix(".segment"), 16) == number + 1
@@ -58,13 +61,28 @@ def test_the_documented_bytes_are_enough_to_restore(tmp_path: Path) -> None:
             flags, times_size, frames_size = word(header, 6, 2), word(header, 92), word(header, 96)
             payload = data[136 : 136 + times_size + frames_size]
             assert header[100:116] == sha(payload)
-            times = zlib.decompress(payload[:times_size])
-            frames = payload[times_size:]
-            if flags & 1:
-                frames = zlib.decompress(frames)
-            page_size = word(header, 60)
-            assert len(frames) == word(header, 52) * (24 + page_size)
-            for index in range(word(header, 52)):
+            all_flags |= flags
+            times_stream, index_stream = zlib.decompressobj(), zlib.decompressobj()
+            times = times_stream.decompress(payload[:times_size])
+            heads = index_stream.decompress(times_stream.unused_data)
+            stored, frames = payload[times_size:], b""
+            sizes = [*struct.iter_unpack(">I", index_stream.unused_data)]
+            assert bool(sizes) == bool(flags & 128)
+            page_size, count = word(header, 60), word(header, 52)
+            frame_size = 24 + page_size
+            if sizes:
+                *sizes, (step,) = sizes
+                for (size,) in sizes:
+                    assert len(frames) % (step * frame_size) == 0
+                    frames += zlib.decompress(stored[:size])
+                    stored = stored[size:]
+                assert not stored
+                assert len(frames) > (len(sizes) - 1) * step * frame_size
+            else:
+                frames = zlib.decompress(stored) if flags & 1 else stored
+            assert len(frames) == count * frame_size
+            assert heads == b"".join(frames[n * frame_size :][:8] for n in range(count))
+            for index in range(count):
                 frame = frames[index * (24 + page_size) :][: 24 + page_size]
                 page, size = word(frame, 0), word(frame, 4)
                 start = (page - 1) * page_size
@@ -76,6 +94,7 @@ def test_the_documented_bytes_are_enough_to_restore(tmp_path: Path) -> None:
                     states[position] = bytes(database)
             assert word(times, len(times) - 12) == position[2]
             data = data[136 + len(payload) :]
+    assert all_flags & 128
     assert states[position] == Path(session.path).read_bytes()
 
     words = [int(group, 16) for group in bookmark.split("-")[:3]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from durable_storage.history import archive
+from durable_storage.errors import BookmarkError
+from durable_storage.history import archive, block, segment
 from durable_storage.history.block import Encoded, Flags, Slice, _hash, encode
 from durable_storage.history.files import Files
 from durable_storage.history.image import Image
@@ -123,6 +125,103 @@ def test_what_was_changed_since_is_not_taken_from_a_damaged_index(path: Path) ->
     assert not session.log.verify().sound
 
 
+def large(path: Path) -> tuple[Session, list[str]]:
+    """Return an object of one block whose pages are in many pieces, and of changes to few."""
+    session = Session(path)
+    session.run("CREATE TABLE t(a)", "INSERT INTO t VALUES('0')")
+    session.fold()
+    session.run(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100) "
+        "INSERT INTO t SELECT printf('%d', i) || hex(zeroblob(1500)) FROM n"
+    )
+    session.fold()
+    bookmarks = [session.log.current_bookmark()]
+    for row in (5, 6, 90):
+        session.run(f"UPDATE t SET a = 'x' || a WHERE rowid = {row}")
+        session.fold()
+        bookmarks.append(session.log.current_bookmark())
+    return session, bookmarks
+
+
+def test_of_a_block_only_the_pieces_with_pages_that_are_needed_are_decompressed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, bookmarks = large(path)
+    session.close()
+    reader = session.log._reader
+    whole = [entry for entry in session.log._log.entries() if entry.block.flags & Flags.PIECES]
+    assert [entry.block.number for entry in whole] == [2]
+    frames = whole[0].block.frame_count
+    step = block.PIECE_SIZE // 4096
+    assert frames > 10 * step
+    decompressed: list[int] = []
+    genuine = zlib.decompressobj
+
+    def noted() -> object:
+        stream = genuine()
+
+        class Noted:
+            def decompress(self, data: bytes, size: int = 0) -> bytes:
+                decompressed.append(size // (4096 + 24))
+                return stream.decompress(data, size)
+
+            @property
+            def unused_data(self) -> bytes:
+                return stream.unused_data
+
+        return Noted()
+
+    monkeypatch.setattr(zlib, "decompressobj", noted)
+    contents = [rewound(reader, bookmark, path)[0] for bookmark in bookmarks]
+    assert 0 < sum(decompressed) <= frames // 2
+    monkeypatch.undo()
+    assert contents == [rebuilt(reader, bookmark, path) for bookmark in bookmarks]
+
+
+def test_a_block_in_which_pages_repeat_is_compressed_in_one_piece(path: Path) -> None:
+    session = Session(path)
+    session.run("CREATE TABLE t(a)")
+    for number in range(50):
+        session.run(("INSERT INTO t VALUES(?)", str(number) * 10))
+    session.fold()
+    session.close()
+    blocks = [entry.block for entry in session.log._log.entries()]
+    assert any(block.frame_count > 20 and block.flags & Flags.COMPRESSED for block in blocks)
+    assert not any(block.flags & Flags.PIECES for block in blocks)
+
+
+@pytest.mark.parametrize("wrong", ["sizes", "step"])
+def test_a_block_that_says_wrongly_where_its_pieces_are_is_damage(
+    path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    def miscut(piece: Slice) -> Encoded:
+        encoded = encode(piece)
+        if not encoded.flags & Flags.PIECES:
+            return encoded
+        count = -(-encoded.frame_count // (block.PIECE_SIZE // 4096))
+        words = list(struct.unpack(f">{count + 1}I", encoded.times[-4 * (count + 1) :]))
+        if wrong == "sizes":
+            words[0], words[1] = words[1], words[0]
+            assert words[0] != words[1]
+        else:
+            words[-1] += 1
+        times = encoded.times[: -4 * (count + 1)] + struct.pack(f">{count + 1}I", *words)
+        return replace(encoded, times=times, payload_hash=_hash(times, encoded.frames))
+
+    monkeypatch.setattr(archive, "encode", miscut)
+    session, bookmarks = large(path)
+    state = session.content()
+    session.close()
+    verification = session.log.verify()
+    assert len(verification.damages) == 1
+    assert "block 2" in verification.damages[0]
+    with pytest.raises(BookmarkError, match="block 2"):
+        rebuilt(session.log._reader, bookmarks[0], path)
+    session = Session(path)
+    assert session.content() == state
+    session.close()
+
+
 def test_blocks_without_an_index_can_be_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def without_index(piece: Slice) -> Encoded:
         encoded = encode(piece)
@@ -138,11 +237,14 @@ def test_blocks_without_an_index_can_be_read(path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(archive, "encode", without_index)
     shrink_constants(monkeypatch)
+    monkeypatch.setattr(block, "PIECE_SIZE", archive.SLICE_SIZE)
     session = Session(path)
     bookmarks = list(grow_and_shrink(session, 1))
     session.close()
     reader = session.log._reader
-    assert not any(entry.block.flags & Flags.INDEXED for entry in reader.log.entries())
+    assert not any(
+        entry.block.flags & (Flags.INDEXED | Flags.PIECES) for entry in reader.log.entries()
+    )
     assert session.log.verify().sound
     for bookmark in bookmarks:
         content, changed = rewound(reader, bookmark, path)
