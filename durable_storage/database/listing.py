@@ -24,7 +24,7 @@ DecodeMany = Callable[[list[bytes]], list[Any] | None]
 
 ALONE_ROWS: Final = 16
 """So many encoded values are decoded one by one, because short listings gain nothing."""
-AHEAD_MAX_ROWS: Final = 64
+AHEAD_MAX_ROWS: Final = 128
 AHEAD_MAX_BYTES: Final = 64 * 1024
 """After so many bytes of values no further row is read ahead."""
 
