@@ -23,6 +23,7 @@ __all__ = [
     "assume",
     "compare",
     "difference_slices",
+    "lock_page",
     "page_size_of",
 ]
 
@@ -81,9 +82,9 @@ class Image:
     def _begin(self, page_size: int, pages: int, missing: bytearray) -> None:
         os.ftruncate(self._descriptor, pages * page_size)
         missing[0] = 0
-        lock_page = _lock_page(page_size)
-        if lock_page <= pages:
-            missing[lock_page] = 0
+        never_written = lock_page(page_size)
+        if never_written <= pages:
+            missing[never_written] = 0
         self.page_size, self.pages = page_size, pages
         self._missing, self._limit = missing, pages
 
@@ -221,7 +222,7 @@ def compare(old: int, new: int) -> Difference | None:
     full = page_size_of(old) != page_size
     new_size = os.fstat(new).st_size
     pages = array("I", [1])
-    skipped = _lock_page(page_size)
+    skipped = lock_page(page_size)
     differ = full or new_size != os.fstat(old).st_size
     for start in range(0, new_size, _COMPARE_SIZE):
         data = os.pread(new, _COMPARE_SIZE, start)
@@ -241,11 +242,11 @@ def compare(old: int, new: int) -> Difference | None:
 def assume(changed: bytes, page_size: int) -> Difference:
     """Return the difference that has every page at whose number ``changed`` is not zero."""
     pages = compress(range(len(changed)), changed)
-    skipped = _lock_page(page_size)
+    skipped = lock_page(page_size)
     return Difference(array("I", [1, *(page for page in pages if page not in (1, skipped))]), False)
 
 
-def _lock_page(page_size: int) -> int:
+def lock_page(page_size: int) -> int:
     """Return the number of the page that holds SQLite's locks, and is never written."""
     return _PENDING_BYTE // page_size + 1
 

@@ -13,6 +13,7 @@ from ..database.create import FIRST_PAGE
 from ..errors import BookmarkError
 from .block import Block, Damage, Head, last_time, parse_pages, parse_times
 from .bookmarks import BEGINNING, Position, format_bookmark, moment, parse_bookmark
+from .damages import restorable_runs
 from .files import Files
 from .image import Image
 from .layout import Layout
@@ -264,6 +265,8 @@ class HistoryReader:
     def _fill(self, target: Target, image: Image) -> None:
         """Fill an image's missing pages, from the commit back to where nothing is missing."""
         damage: Damage | None = None
+        damaged_snapshots: set[int] = set()
+        damaged_blocks: set[int] = set()
         number, link = target.number, b""
         try:
             for source in self._sources(target):
@@ -283,12 +286,14 @@ class HistoryReader:
                     image.fill_rest()
                 except Damage as found:
                     damage = damage or found
+                    damaged_snapshots.add(found.number)
                 else:
                     return
         except Damage as found:
             damage = damage or found
+            damaged_blocks.add(found.number)
         assert damage is not None, "there is a source, or find() had raised"
-        raise self._damaged(target.position, damage) from damage
+        raise self._damaged(target.position, damage, damaged_blocks, damaged_snapshots) from damage
 
     def _replay(
         self, target: Target, image: Image, after: int, number: int, link: bytes
@@ -301,15 +306,26 @@ class HistoryReader:
 
         def blocks() -> Iterator[_Wanted]:
             for entry in reversed(self._between(after, number)):
-                heads = entry.heads()
+                try:
+                    heads = entry.heads()
+                except Damage as damage:
+                    yield entry, [], damage
+                    continue
                 if entry.block.number == target.number:
                     del heads[target.position.frame + 1 - entry.block.first_frame :]
                 yield entry, heads, image.wanted(heads)
 
+        # What goes wrong ahead counts when it is reached: a later block may have had what was
+        # wanted, or be the last that is needed.
         for block, heads, pages in ahead(_load, blocks()):
             if block.number != number or (link and block.hash != link):
                 raise Damage(f"block {number} is missing", number)
-            image.fill(heads, pages)
+            if not isinstance(pages, Damage):
+                image.fill(heads, pages)
+            elif heads and not image.wanted(heads):
+                image.fill(heads, {})
+            else:
+                raise pages
             number, link = number - 1, block.previous_hash
             if image.is_complete:
                 return number, link
@@ -328,12 +344,10 @@ class HistoryReader:
         entries = self.log.entries()
         stop = bisect_right(entries, target.number, key=lambda entry: entry.block.number)
         whole = target.number
-        if stop and entries[stop - 1].block.end != target.position:
+        last = entries[stop - 1].block if stop else None
+        if last is not None and last.number == whole and last.end != target.position:
             whole -= 1  # a snapshot as of the end of the commit's own block is too new
-        sources: list[tuple[int, Snapshot | Entry | None]] = []
-        if target.number == 0 or (entries and entries[0].block.number == 1):
-            sources.append((0, None))
-        sources += [
+        sources: list[tuple[int, Snapshot | Entry | None]] = [
             (entry.block.number - 1, entry) for entry in entries[:stop] if entry.block.starts_full
         ]
         sources += [
@@ -341,10 +355,11 @@ class HistoryReader:
             for snapshot in self.snapshots.all()
             if snapshot.number <= whole
         ]
-        if not sources and entries and self.oldest() is None:
-            sources.append((0, None))  # the beginning is lost; what was written later is not
-        if not sources:
+        begins = target.number == 0 or (entries and entries[0].block.number == 1)
+        if not (sources or begins or (entries and self.oldest() is None)):
             raise BookmarkError(self._refusal(target.position))
+        # Even where the beginning is lost: what was written later is not.
+        sources.append((0, None))
         return [source for _, source in sorted(sources, key=lambda item: item[0], reverse=True)]
 
     def _payload(self, entry: Entry) -> bytes:
@@ -355,10 +370,16 @@ class HistoryReader:
 
     # -- damage
 
-    def _damaged(self, position: Position, damage: Damage) -> BookmarkError:
+    def _damaged(
+        self,
+        position: Position,
+        damage: Damage,
+        blocks: AbstractSet[int] | None = None,
+        snapshots: AbstractSet[int] = frozenset(),
+    ) -> BookmarkError:
+        found = self.restorable({damage.number} if blocks is None else blocks, snapshots)
         ranges = ", ".join(
-            f"{self.bookmark(first)} to {self.bookmark(last)}"
-            for first, last in self.restorable({damage.number})
+            f"{self.bookmark(first)} to {self.bookmark(last)}" for first, last in found
         )
         return BookmarkError(
             f"{self.bookmark(position)} cannot be restored: {damage}; restorable are the commits "
@@ -369,32 +390,9 @@ class HistoryReader:
         self, damaged_blocks: AbstractSet[int], damaged_snapshots: AbstractSet[int] = frozenset()
     ) -> list[tuple[Position, Position]]:
         """Return the ranges of commits that can be had although some of the files are damaged."""
-        bases = {
-            snapshot.number: snapshot.position
-            for snapshot in self.snapshots.all()
-            if snapshot.number not in damaged_snapshots
-        }
-        entries = self.log.entries()
-        if not entries or entries[0].block.number == 1:
-            bases[0] = BEGINNING
-        ranges: list[tuple[Position, Position]] = []
-        start, end, number = bases.get(0), BEGINNING, 0
-        for entry in entries:
-            block = entry.block
-            sound = block.number not in damaged_blocks
-            if start is not None and not (sound and block.number == number + 1):
-                ranges.append((start, end))
-                start = None
-            if start is None and sound:
-                start = bases.get(block.number - 1)
-                if start is None and block.starts_full:
-                    start = Position(block.epoch, block.generation, block.last_frame)
-            if start is None:
-                start = bases.get(block.number)
-            end, number = block.end, block.number
-        if start is not None:
-            ranges.append((start, end))
-        return ranges
+        return restorable_runs(
+            self.log.entries(), self.snapshots.all(), damaged_blocks, damaged_snapshots
+        )
 
     # -- for people
 
@@ -435,11 +433,17 @@ class HistoryReader:
             raise
 
 
-_Wanted = tuple[Entry, list[Head], dict[int, int]]
+_Wanted = tuple[Entry, list[Head], dict[int, int] | Damage]
+_Loaded = tuple[Block, list[Head], dict[int, memoryview] | Damage]
 
 
-def _load(item: _Wanted) -> tuple[Block, list[Head], dict[int, memoryview]]:
+def _load(item: _Wanted) -> _Loaded:
     entry, heads, wanted = item
+    if isinstance(wanted, Damage):
+        return entry.block, heads, wanted
     if not wanted:
         return entry.block, heads, {}
-    return entry.block, heads, parse_pages(entry.block, entry.payload(), wanted)
+    try:
+        return entry.block, heads, parse_pages(entry.block, entry.payload(), wanted)
+    except Damage as damage:
+        return entry.block, heads, damage
