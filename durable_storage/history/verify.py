@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import final
 
 from .block import Damage, parse_frames, parse_heads, parse_times
@@ -34,10 +35,25 @@ class Verification:
         return not self.damages
 
 
+def _may_begin(reader: HistoryReader) -> bool:
+    """Whether nothing but pruning can have taken what was before the first block."""
+    entries = reader.log.entries()
+    first = entries[0].block
+    numbers = [snapshot.number for snapshot in reader.snapshots.all()]
+    if first.number == 1 or first.starts_full or first.number - 1 in numbers:
+        return True
+    # Pruning that a crash cut short has left segments in front of its snapshot, but whole ones.
+    oldest = min((number for number in numbers if number >= first.number), default=0)
+    return any(
+        entry.block.number == oldest and entry.segment != following.segment
+        for entry, following in pairwise(entries)
+    )
+
+
 def _lost_ends(reader: HistoryReader) -> Iterator[str]:
     """What is missing where no block can tell: before the first one, and after the last."""
     entries, base = reader.log.entries(), read_base(reader.layout.base)
-    if entries and reader.oldest() is None:
+    if entries and not _may_begin(reader):
         number = entries[0].block.number
         yield f"the log begins with block {number}, and no snapshot says what was before"
     # Beside a running runtime, blocks are added after the log was opened here.

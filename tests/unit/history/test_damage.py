@@ -166,6 +166,29 @@ def test_a_log_whose_beginning_is_lost_is_damaged_and_holds_what_was_written_lat
     session.close()
 
 
+@pytest.mark.parametrize("snapshot", ["in a segment", "at the end of a segment"])
+def test_a_first_segment_that_is_lost_is_told_from_one_that_was_pruned(
+    tmp_path: Path, snapshot: str
+) -> None:
+    session, _ = build(tmp_path / "object.sqlite", folds=40)
+    entries = session.log._log.entries()
+    segments = session.log._log.segments()
+    assert len(segments) > 2
+    (*_, before_last, last) = [entry for entry in entries if entry.segment == segments[1]]
+    kept = before_last if snapshot == "in a segment" else last
+    retention.make_snapshot(session.log._reader, kept, session.log._files)
+    session.close()
+    os.unlink(segments[0])
+    reader = open_reader(Layout(session.path))
+    assert reader is not None
+    # Pruning drops one segment after the other, up to the one that ends with its snapshot.
+    assert verify(reader).sound == (snapshot == "at the end of a segment")
+    os.unlink(segments[1])
+    reader = open_reader(Layout(session.path))
+    assert reader is not None
+    assert verify(reader).sound == (snapshot == "at the end of a segment")
+
+
 def test_blocks_that_are_lost_from_the_end_are_damage(tmp_path: Path) -> None:
     session, _ = build(tmp_path / "object.sqlite", folds=4)
     session.close()
