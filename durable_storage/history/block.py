@@ -396,25 +396,27 @@ def _decompress(
     block: Block, payload: bytes, wanted: Iterable[int]
 ) -> tuple[int, dict[int, memoryview]]:
     """Return how many frames a piece holds, and the pieces that hold some frames, up to these."""
-    step, sizes = block.frame_count, (block.frames_size,)
+    frames = memoryview(payload)[block.times_size :]
     if not block.flags & Flags.COMPRESSED:
-        return step, {0: memoryview(payload)[block.times_size :]}
-    pieces: dict[int, memoryview] = {}
+        return block.frame_count, {0: frames}
+    frame_size = FRAME_HEADER_SIZE + block.page_size
     try:
-        if block.flags & Flags.PIECES:
-            step = _word(payload, block.times_size - _WORD.size)
-            number = -(-block.frame_count // step)
-            table = block.times_size - (number + 1) * _WORD.size
-            sizes = struct.unpack_from(f">{number}I", payload, table)
-        bounds = list(accumulate(sizes, initial=block.times_size))
+        if not block.flags & Flags.PIECES:
+            size = block.frame_count * frame_size
+            return block.frame_count, {0: memoryview(zlib.decompress(frames, bufsize=size))}
+        step = _word(payload, block.times_size - _WORD.size)
+        number = -(-block.frame_count // step)
+        table = block.times_size - (number + 1) * _WORD.size
+        bounds = list(accumulate(struct.unpack_from(f">{number}I", payload, table), initial=0))
+        pieces: dict[int, memoryview] = {}
         last = {index // step: index % step for index in sorted(wanted)}
         for number, index in last.items():
-            size = (index + 1) * (FRAME_HEADER_SIZE + block.page_size)
-            stored = payload[bounds[number] : bounds[number + 1]]
-            frames = zlib.decompressobj().decompress(stored, size)
-            if len(frames) != size:
+            stored = frames[bounds[number] : bounds[number + 1]]
+            size = (index + 1) * frame_size
+            piece = zlib.decompressobj().decompress(stored, size)
+            if len(piece) != size:
                 raise zlib.error("a piece is too short")
-            pieces[number] = memoryview(frames)
+            pieces[number] = memoryview(piece)
     except (zlib.error, struct.error) as error:
         raise Damage(f"block {block.number} is damaged: {error}", block.number) from error
     return step, pieces
