@@ -121,6 +121,7 @@ class Database:
         self._closed = False
         # Invariant: true between begin and commit or rollback, whatever SQLite did meanwhile.
         self._begun = False
+        self._commits_alone = False
         # Invariant: false while no transaction is open; true once SQL may have written in it.
         self._written = False
         self.thread_id: int | None = None
@@ -173,6 +174,11 @@ class Database:
     # ---- transactions
 
     @property
+    def resting_at(self) -> int | None:
+        """The number of ``commits``; None while one may be under way. Any thread may ask."""
+        return None if self._begun or self._commits_alone else self.commits
+
+    @property
     def in_transaction(self) -> bool:
         """Whether a transaction is open, as SQLite sees it."""
         return not self._closed and self._connection.in_transaction
@@ -199,8 +205,8 @@ class Database:
         unchanged = self._connection.total_changes == self._changes
         size_bytes = self._wal.size_bytes if unchanged else 0
         self._control(_COMMIT)
-        self._begun = self._written = False
         self.commits += 1
+        self._begun = self._written = False
         self.committed_nothing = unchanged and self._wal.size_bytes == size_bytes
         if self._pragmas_due:
             self._pragmas_due = False
@@ -260,11 +266,6 @@ class Database:
     def wal_size_bytes(self) -> int:
         """Size of the write-ahead log."""
         return self._wal.size_bytes
-
-    @property
-    def wal_file_bytes(self) -> int:
-        """Size of the file that holds the log, which does not shrink when the log starts anew."""
-        return self._wal.file_bytes
 
     def checkpoint(self) -> bool:
         """Fold the WAL into the file, and let the next commit start it anew.
@@ -409,10 +410,12 @@ class Database:
             self._kv_write(lambda: self._metadata.delete(key))
 
     def _kv_write(self, write: Callable[[], _Result]) -> _Result:
-        if not self._begun:
+        alone = not self._begun
+        if alone:
             if self._faults is not None:
                 self._faults.before("commit", self.path)
             self.commits += 1
+            self._commits_alone = True
         try:
             try:
                 return write()
@@ -429,6 +432,9 @@ class Database:
                 self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, limit)
         except _SqliteRefusals as error:
             raise self._failure(error) from error
+        finally:
+            if alone:
+                self._commits_alone = False
 
     def delete_all(self, *, keep: Sequence[str] = ()) -> None:
         """Empty the database inside the open transaction, which the caller then commits.

@@ -80,12 +80,6 @@ class WriteAheadLog:
         self._frames = low
         return _HEADER_BYTES + low * frame_bytes
 
-    @property
-    def file_bytes(self) -> int:
-        """The size of the file, in use or not: at least `size_bytes`, and cheaper to find."""
-        descriptor = self._open()
-        return 0 if descriptor is None else os.fstat(descriptor).st_size
-
     def confirm(self) -> None:
         """Make every commit that was done before the call durable. Any thread may call it.
 

@@ -47,13 +47,13 @@ from .wal import HEADER_SIZE, WalHeader, parse_header
 __all__ = ["CommitLog"]
 
 # Archive this many frames while commits go on, so that little is left for when they may not.
-ARCHIVE_AHEAD_FRAMES: Final = 512
+ARCHIVE_AHEAD_FRAMES: Final = 256
 # So many mean that commits are made faster than they are archived.
-LAGGING_FRAMES: Final = 2 * ARCHIVE_AHEAD_FRAMES
+LAGGING_FRAMES: Final = 4 * ARCHIVE_AHEAD_FRAMES
 # So few are left to be archived while commits may not go on, unless this often was not enough.
 CAUGHT_UP_FRAMES: Final = 192
-CATCH_UP_TRIES: Final = 2
-TIMES_WRITTEN_EVERY_MS: Final = 10
+CATCH_UP_TRIES: Final = 4
+TIMES_WRITTEN_EVERY_MS: Final = 50
 # A log that cannot be written (a full disk) holds up the folding of the WAL until it is so large.
 WAL_SIZE_MAX_BYTES: Final = 256 * 1024**2
 SEGMENTS_PER_RETENTION: Final = 8
@@ -61,6 +61,9 @@ SEGMENTS_PER_RETENTION: Final = 8
 
 class AttachedDatabase(Protocol):
     """What the log needs of the object's database."""
+
+    @property
+    def resting_at(self) -> int | None: ...
 
     def confirm(self) -> None: ...
 
@@ -103,11 +106,13 @@ class CommitLog:
         self._generation = 0
         self._committed = 0
         self._archived = 0
-        # What confirmed() saw last. While a COMMIT runs this may be a commit in the making, so
-        # it bounds times and nothing else. What it saw the time before is durable by now, and so
-        # is all of it when no COMMIT could run meanwhile.
+        # What confirming() saw last. While a COMMIT runs this may be a commit in the making, so
+        # it bounds times and nothing else.
         self._seen = 0
         self._confirmed = 0
+        # What is durable once the disk was asked: what was seen the time before, or all of it when
+        # no COMMIT was running.
+        self._settling = 0
         self._settled = 0
         self._times: list[CommitTime] = []
         self._last_time = 0
@@ -219,35 +224,34 @@ class CommitLog:
 
     # -- observing the WAL; all with the lock held
 
-    def _observe(self, time_ms: int, *, quiet: bool) -> None:
-        """Note what was committed since the last time.
+    def _observe(self, time_ms: int) -> None:
+        """Note what was committed since the last time; no COMMIT is running.
 
         Args:
             time_ms: the time of what is new.
-            quiet: no COMMIT is running, so that what is found are commits.
         """
+        header = self._look()
+        if header is None:
+            return
+        found = header.last_commit(self._wal, self._committed)
+        new = found > self._committed
+        if new and self._doubtful and not header.is_complete(self._wal, found):
+            # A COMMIT that the disk refused has left the head of its last frame behind.
+            found = max(self._committed, header.last_sound_commit(self._wal))
+        self._committed = self._seen = found
+        self._note_time(time_ms)
+
+    def _look(self) -> WalHeader | None:
+        """Return the header of the WAL, of the generation that is there now."""
         if self._wal < 0:
             try:
                 self._wal = os.open(self._layout.wal, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
-                return
+                return None
         raw = os.pread(self._wal, HEADER_SIZE, 0)
         if raw != self._raw_header:
             self._meet(raw)
-        header = self._header
-        if header is None:
-            return
-        if quiet:
-            found = header.last_commit(self._wal, self._committed)
-            new = found > self._committed
-            if new and self._doubtful and not header.is_complete(self._wal, found):
-                # A COMMIT that the disk refused has left the head of its last frame behind.
-                found = max(self._committed, header.last_sound_commit(self._wal))
-            self._committed = self._seen = found
-        else:
-            self._seen = header.last_commit(self._wal, self._seen)
-        if self._seen > (self._times[-1][0] if self._times else self._archived):
-            self._note_time(time_ms)
+        return self._header
 
     def _meet(self, raw: bytes) -> None:
         """Begin a generation if the WAL did."""
@@ -261,7 +265,8 @@ class CommitLog:
         self._raw_header = raw
         self._header = header
         self._generation += 1
-        self._committed = self._archived = self._seen = self._confirmed = self._settled = 0
+        self._committed = self._archived = self._seen = self._confirmed = 0
+        self._settling = self._settled = 0
         self._times = []
         self._written = 0
         unlogged, self._unlogged = self._unlogged, None
@@ -278,7 +283,9 @@ class CommitLog:
                 self._gap = True
 
     def _note_time(self, time_ms: int) -> None:
-        """Note when the commits up to the one seen last had been made."""
+        """Note when the commits up to the one seen last had been made, if there are new ones."""
+        if self._seen <= (self._times[-1][0] if self._times else self._archived):
+            return
         if time_ms > self._last_time or not self._times:
             self._last_time = max(time_ms, self._last_time)
             self._times.append((self._seen, self._last_time))
@@ -305,24 +312,30 @@ class CommitLog:
 
     # -- the hooks
 
-    def confirmed(self, time_ms: int, *, quiet: bool = False) -> None:
-        """Record the time of the commits that were made durable; call it right after that.
+    def confirming(self) -> None:
+        """See which commits are about to be made durable; call it right before that.
 
-        May run in any thread, also while commits are made. ``quiet`` when none was made since the
-        disk was asked.
+        May run in any thread, also while commits are made.
         """
+        database = self._database
+        assert database is not None, "attach() comes first"
         with self._lock:
+            before = database.resting_at
             header = self._header
             seen = header.last_commit(self._wal, self._seen) if header is not None else 0
             if seen > self._seen:
                 self._seen = seen
-                self._note_time(time_ms)
-            else:
+            elif (header := self._look()) is not None:
                 # Nothing was added, which is also what a WAL that has restarted looks like.
-                self._observe(time_ms, quiet=False)
-            self._settled, self._confirmed = self._confirmed, self._seen
-            if quiet:
-                self._settled = self._seen
+                self._seen = header.last_commit(self._wal, self._seen)
+            is_quiet = before is not None and database.resting_at == before
+            self._settling = self._seen if is_quiet else self._confirmed
+
+    def confirmed(self, time_ms: int) -> None:
+        """Record the time of the commits that were made durable; call it right after that."""
+        with self._lock:
+            self._note_time(time_ms)
+            self._settled, self._confirmed = self._settling, self._seen
             restarted = self._restarted
             ahead = self._settled - self._archived >= ARCHIVE_AHEAD_FRAMES and not self._ahead
             self._ahead = self._ahead or ahead
@@ -330,6 +343,11 @@ class CommitLog:
             self._record_restart()
         if ahead:
             self._start(self._archive_ahead)
+
+    @property
+    def seen_bytes(self) -> int:
+        """How much of the WAL was in use when it was last confirmed."""
+        return self._header.offset(self._seen + 1) if self._header is not None else 0
 
     def catch_up(self, done: Callable[[], object]) -> None:
         """Archive what is confirmed in the background, durably, then call ``done`` there.
@@ -343,6 +361,8 @@ class CommitLog:
                     self._archive_ahead()
                     if self._settled - self._archived < CAUGHT_UP_FRAMES:
                         break
+                # The rest is for archive(), which shall not have to wait for another of these.
+                self._ahead = True
                 with self._archiving, contextlib.suppress(OSError):
                     self._log.sync()
             finally:
@@ -390,7 +410,8 @@ class CommitLog:
         with self._archiving:
             with self._lock:
                 self._doubtful = True
-                self._observe(self._clock_ms(), quiet=True)
+                self._ahead = False
+                self._observe(self._clock_ms())
                 upto = self._committed
                 source = self._wal, self._header
             if self._restarted:
@@ -444,7 +465,7 @@ class CommitLog:
     def checkpointed(self) -> None:
         """Take note that the WAL was folded and has restarted."""
         with self._lock:
-            self._observe(self._clock_ms(), quiet=True)
+            self._observe(self._clock_ms())
             self._doubtful = False
             restarted = self._restarted
         if restarted:
@@ -520,7 +541,7 @@ class CommitLog:
 
     def _position(self) -> Position:
         with self._lock:
-            self._observe(self._clock_ms(), quiet=True)
+            self._observe(self._clock_ms())
             self._require_no_gap()
             if self._committed:
                 return Position(self._log.position.epoch, self._generation, self._committed)
@@ -549,7 +570,7 @@ class CommitLog:
             )
         self._prepare()
         with self._lock:
-            self._observe(now_ms, quiet=True)
+            self._observe(now_ms)
             index = bisect_right(self._times, time_ms, key=lambda item: item[1])
             if index:
                 self._require_no_gap()
@@ -627,7 +648,7 @@ class CommitLog:
         """Yield runs of commits, oldest first; the ones not archived yet come last."""
         yield from self._reader.timeline()
         with self._lock:
-            self._observe(self._clock_ms(), quiet=True)
+            self._observe(self._clock_ms())
             times = list(self._times)
             generation = self._generation
         for frame, time_ms in times:

@@ -36,16 +36,17 @@ Checksum = tuple[int, int]
 class WalHeader:
     """The first 32 bytes of a WAL."""
 
-    page_size: int
+    frame_size: int
+    """Bytes of a frame."""
     salts: bytes
     order: str
     """Of the words that the checksums are computed over: ``<`` or ``>``."""
     checksum: Checksum
 
     @property
-    def frame_size(self) -> int:
-        """Bytes of a frame."""
-        return FRAME_HEADER_SIZE + self.page_size
+    def page_size(self) -> int:
+        """Bytes of a page."""
+        return self.frame_size - FRAME_HEADER_SIZE
 
     def offset(self, frame: int) -> int:
         """Return where a frame starts in the file."""
@@ -58,7 +59,8 @@ class WalHeader:
         """
         # One read for the header of the next frame and, past its page, of the one behind.
         frame_size, salts = self.frame_size, self.salts
-        data = os.pread(descriptor, frame_size + _HEAD_SIZE, self.offset(after + 1))
+        offset = HEADER_SIZE + after * frame_size
+        data = os.pread(descriptor, frame_size + _HEAD_SIZE, offset)
         if data[8:_HEAD_SIZE] != salts:
             return after
         if data[frame_size + 8 :] != salts and data[4:8] != b"\0\0\0\0":
@@ -133,7 +135,7 @@ def parse_header(data: bytes) -> WalHeader | None:
     order = "<" if magic == _LITTLE_ENDIAN else ">"
     if _checksum(data[:24], (0, 0), order) != (first, second):
         return None
-    return WalHeader(page_size, data[16:24], order, (first, second))
+    return WalHeader(FRAME_HEADER_SIZE + page_size, data[16:24], order, (first, second))
 
 
 def _checksum(data: bytes, start: Checksum, order: str) -> Checksum:

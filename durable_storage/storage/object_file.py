@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
-from threading import get_ident
 from typing import final
 
 from ..clock import Clock
@@ -90,11 +89,11 @@ class ObjectFile:
         with self._lock:
             if self._before_confirm is not None:
                 self._before_confirm()
+            if self.log is not None:
+                self.log.confirming()
             self.database.confirm()
             if self.log is not None:
-                # In the thread of the connection, no commit can have been made meanwhile.
-                quiet = get_ident() == self.database.thread_id
-                self.log.confirmed(self._clock.time_ms(), quiet=quiet)
+                self.log.confirmed(self._clock.time_ms())
 
     def fold(self) -> bool:
         """Archive the log's newest part and fold it into the database; blocks.

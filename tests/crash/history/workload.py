@@ -70,6 +70,10 @@ class Trusted:
         self._session = session
         self._disk = disk
 
+    @property
+    def resting_at(self) -> int | None:
+        return self._session.database.resting_at
+
     def confirm(self) -> None:
         self._session.database.confirm()
 

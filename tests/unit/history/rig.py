@@ -63,6 +63,7 @@ class Session:
         connection.set_authorizer(self.database._authorizer)
 
     def confirm(self) -> None:
+        self.log.confirming()
         self.database.confirm()
         self.log.confirmed(self.clock())
 

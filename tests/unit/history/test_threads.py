@@ -147,3 +147,27 @@ def test_two_threads_may_need_the_log_for_the_first_time_at_once(tmp_path: Path)
     assert len(given) == 2
     assert given[0] == given[1]
     session.close()
+
+
+def test_what_is_committed_while_the_disk_is_asked_waits_for_the_next_time(tmp_path: Path) -> None:
+    session = Session(tmp_path / "object.sqlite")
+    log, database = session.log, session.database
+    session.run("CREATE TABLE t(a)")
+    session.confirm()
+    first = log._settled
+    assert 0 < first == log._seen
+
+    log.confirming()
+    session.run("INSERT INTO t VALUES(1)")
+    database.confirm()
+    log.confirmed(session.clock())
+    assert log._settled == first
+
+    # A transaction that is open might be committing just now.
+    database.begin()
+    session.confirm()
+    assert log._settled == first
+    database.commit()
+    session.confirm()
+    assert log._settled == log._seen > first
+    session.close()
