@@ -205,6 +205,7 @@ class Database:
         unchanged = self._connection.total_changes == self._changes
         size_bytes = self._wal.size_bytes if unchanged else 0
         self._control(_COMMIT)
+        self._wal.extend()
         self.commits += 1
         self._begun = self._written = False
         self.committed_nothing = unchanged and self._wal.size_bytes == size_bytes
@@ -434,6 +435,7 @@ class Database:
             raise self._failure(error) from error
         finally:
             if alone:
+                self._wal.extend()
                 self._commits_alone = False
 
     def delete_all(self, *, keep: Sequence[str] = ()) -> None:

@@ -10,6 +10,7 @@ dirty pages, and a second fsync that succeeds would prove nothing.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable
@@ -21,6 +22,10 @@ __all__ = ["WriteAheadLog"]
 
 _HEADER_BYTES: Final = 32
 _FRAME_HEADER_BYTES: Final = 24
+
+# A commit that makes the file longer has the disk write the inode too: on ext4 that is confirmed
+# in 260 instead of 130 µs. So small commits find the file longer than they need it, by this much.
+_AHEAD: Final = bytes(64 * 1024)
 
 # macOS has no fdatasync.
 _fdatasync: Final[Callable[[int], None]] = getattr(os, "fdatasync", os.fsync)
@@ -46,6 +51,7 @@ class WriteAheadLog:
         self.confirmed_once: bool = False
         self._salts = b""
         self._frames = 0
+        self._size = 0
 
     @property
     def size_bytes(self) -> int:
@@ -79,6 +85,22 @@ class WriteAheadLog:
             low, high = (middle, high) if in_use(middle) else (low, middle)
         self._frames = low
         return _HEADER_BYTES + low * frame_bytes
+
+    def extend(self) -> None:
+        """Lengthen the file if small commits do so. No COMMIT may be running.
+
+        To SQLite zeros are what is left of an earlier round: no frame has their salts.
+        """
+        descriptor = self._open()
+        if descriptor is None:
+            return
+        # Not by fstat(): with fine times (Linux 6.13) the next commit would write the inode again.
+        size = os.lseek(descriptor, 0, os.SEEK_END)
+        grown, self._size = size - self._size, size
+        if 0 < grown < len(_AHEAD) <= size:
+            with contextlib.suppress(OSError):  # a full disk
+                self._before("write", self._path)
+                self._size += os.pwrite(descriptor, _AHEAD, size)
 
     def confirm(self) -> None:
         """Make every commit that was done before the call durable. Any thread may call it.

@@ -5,6 +5,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -265,3 +266,50 @@ def test_checkpoints_in_a_thread(numbers: Rig) -> None:
     assert folded == [True]
     numbers.exec("INSERT INTO t VALUES(0)")
     numbers.commit()
+
+
+def _small_commits(rig: Rig, number: int) -> int:
+    """Make commits, each confirmed; return how often the WAL became longer."""
+    wal = Path(f"{rig.path}-wal")
+    longer = 0
+    for value in range(number):
+        before = wal.stat().st_size if wal.exists() else 0
+        rig.exec("INSERT INTO t VALUES(?)", value)
+        rig.commit()
+        rig.database.confirm()
+        longer += wal.stat().st_size > before
+    return longer
+
+
+def test_small_commits_seldom_make_the_log_longer(rig: Rig) -> None:
+    rig.exec("CREATE TABLE t(a)")
+    _small_commits(rig, 20)
+    assert _small_commits(rig, 160) <= 160 * 4120 // (64 * 1024) + 1
+    # What SQLite has not written yet counts for nothing, as in any log that is used again.
+    assert 180 * 4120 <= rig.database.wal_size_bytes < 184 * 4120
+    copy = rig.path.with_name("copy.sqlite")
+    shutil.copy(rig.path, copy)
+    shutil.copy(f"{rig.path}-wal", f"{copy}-wal")
+    with closing(sqlite3.connect(copy)) as connection:
+        assert connection.execute("SELECT count(*), sum(a) FROM t").fetchone() == (
+            180,
+            sum(range(20)) + sum(range(160)),
+        )
+
+
+def test_a_large_commit_makes_the_log_no_longer_than_it_is(rig: Rig) -> None:
+    rig.exec("CREATE TABLE t(a)")
+    for _ in range(3):
+        rig.exec("INSERT INTO t VALUES(randomblob(200000))")
+        rig.commit()
+    assert Path(f"{rig.path}-wal").stat().st_size == rig.database.wal_size_bytes
+
+
+def test_a_log_that_cannot_be_lengthened_ahead_is_used_as_it_is(rig: Rig) -> None:
+    faults = Recorder()
+    _use(rig, faults)
+    rig.exec("CREATE TABLE t(a)")
+    faults.fails = lambda operation, name: operation == "write"
+    assert _small_commits(rig, 60) == 60
+    assert ("write", "object.sqlite-wal") in faults.operations
+    assert rig.rows("SELECT count(*) FROM t") == [(60,)]
