@@ -91,14 +91,14 @@ class WriteAheadLog:
 
         To SQLite zeros are what is left of an earlier round: no frame has their salts.
         """
-        descriptor = self._open()
-        if descriptor is None:
-            return
-        # Not by fstat(): with fine times (Linux 6.13) the next commit would write the inode again.
-        size = os.lseek(descriptor, 0, os.SEEK_END)
-        grown, self._size = size - self._size, size
-        if 0 < grown < len(_AHEAD) <= size:
-            with contextlib.suppress(OSError):  # a full disk
+        with contextlib.suppress(OSError):  # a full disk; what was committed stays so
+            descriptor = self._open()
+            if descriptor is None:
+                return
+            # Not by fstat(): with fine times (Linux 6.13) the next commit would write the inode.
+            size = os.lseek(descriptor, 0, os.SEEK_END)
+            grown, self._size = size - self._size, size
+            if 0 < grown < len(_AHEAD) <= size:
                 self._before("write", self._path)
                 self._size += os.pwrite(descriptor, _AHEAD, size)
 
