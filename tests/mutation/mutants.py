@@ -44,8 +44,8 @@ MUTANTS = (
     Mutant(
         "sync of the commit log before checkpoint",
         "history/commit_log.py",
-        "                self._log.sync()\n",
-        "",
+        "hurried=not self.closing)\n                self._log.sync()\n",
+        "hurried=not self.closing)\n",
         (f"{IMAGES}[archive]", f"{IMAGES}[kv]"),
     ),
     Mutant(
