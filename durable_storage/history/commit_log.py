@@ -363,7 +363,7 @@ class CommitLog:
                         break
                 # The rest is for archive(), which shall not have to wait for another of these.
                 self._ahead = True
-                with self._archiving, contextlib.suppress(OSError):
+                with self._archiving, self._undone_if_refused():
                     self._log.sync()
             finally:
                 done()
@@ -376,13 +376,21 @@ class CommitLog:
                 with self._lock:
                     upto = self._settled
                     source = self._wal, self._header
-                # A full disk is for archive() to deal with.
-                with contextlib.suppress(OSError):
+                with self._undone_if_refused():
                     if self._is_commit(source, upto):
                         lagging = upto - self._archived >= LAGGING_FRAMES
                         self._archive(source, upto, hurried=lagging)
         finally:
             self._ahead = False
+
+    @contextlib.contextmanager
+    def _undone_if_refused(self) -> Iterator[None]:
+        """Leave a full disk for archive() to deal with; the log may have lost its last blocks."""
+        try:
+            yield
+        except OSError:
+            with self._lock:
+                self._archived = self._archived_frame()
 
     def _is_commit(self, source: tuple[int, WalHeader | None], frame: int) -> bool:
         """Whether a frame that confirmed() saw is a commit, and not still in the making."""

@@ -185,3 +185,39 @@ async def test_an_object_whose_restore_has_no_room_says_so_once_and_goes_on(
         with pytest.raises(ObjectResetError):
             await page.restore(bookmark)
         assert await page.read() == "first"
+
+
+class Unsynced:
+    """Refuses to sync the log's segments while it is ``on``."""
+
+    on = False
+
+    def before(self, operation: str, path: str) -> None:
+        if self.on and operation in ("fsync", "fdatasync") and path.endswith(".segment"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+
+def test_what_a_refused_sync_took_from_the_log_is_archived_again(path: Path) -> None:
+    faults = Unsynced()
+    session = Session(path, faults=faults)
+    session.run("CREATE TABLE t(a)")
+    states: dict[str, str] = {}
+    done: list[bool] = []
+    for number in range(6):
+        session.run(("INSERT INTO t VALUES(?)", str(number)))
+        session.confirm()
+        states[session.log.current_bookmark()] = session.content()
+        # Before anything is in the log, and behind something that is.
+        faults.on = number != 3
+        session.log.catch_up(lambda: done.append(True))
+        faults.on = False
+        assert session.log._archived == session.log._archived_frame()
+        if number == 2:
+            assert session.fold()
+    assert len(done) == 6
+    session.close()
+    again = Session(path)
+    for bookmark, state in states.items():
+        assert again.exported(bookmark) == state
+    assert again.log.verify().sound
+    again.close()
