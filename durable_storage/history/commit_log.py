@@ -24,7 +24,7 @@ import os
 import secrets
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Final, Protocol, final
 
 from ..database.faults import Faults
@@ -384,7 +384,7 @@ class CommitLog:
             self._ahead = False
 
     @contextlib.contextmanager
-    def _undone_if_refused(self) -> Iterator[None]:
+    def _undone_if_refused(self) -> Generator[None, None, None]:
         """Leave a full disk for archive() to deal with; the log may have lost its last blocks."""
         try:
             yield
