@@ -91,6 +91,8 @@ class WriteAheadLog:
 
         To SQLite zeros are what is left of an earlier round: no frame has their salts.
         """
+        if not self.confirmed_once:
+            return  # nobody waits for the disk, or not yet
         with contextlib.suppress(OSError):  # a full disk; what was committed stays so
             descriptor = self._open()
             if descriptor is None:

@@ -59,8 +59,7 @@ class WalHeader:
         """
         # One read for the header of the next frame and, past its page, of the one behind.
         frame_size, salts = self.frame_size, self.salts
-        offset = HEADER_SIZE + after * frame_size
-        data = os.pread(descriptor, frame_size + _HEAD_SIZE, offset)
+        data = os.pread(descriptor, frame_size + _HEAD_SIZE, self.offset(after + 1))
         if data[8:_HEAD_SIZE] != salts:
             return after
         if data[frame_size + 8 :] != salts and data[4:8] != b"\0\0\0\0":

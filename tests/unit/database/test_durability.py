@@ -302,6 +302,7 @@ def test_a_large_commit_makes_the_log_no_longer_than_it_is(rig: Rig) -> None:
     for _ in range(3):
         rig.exec("INSERT INTO t VALUES(randomblob(200000))")
         rig.commit()
+        rig.database.confirm()
     assert Path(f"{rig.path}-wal").stat().st_size == rig.database.wal_size_bytes
 
 
