@@ -268,11 +268,14 @@ class Database:
         """Size of the write-ahead log."""
         return self._wal.size_bytes
 
-    def checkpoint(self) -> bool:
-        """Fold the WAL into the file, and let the next commit start it anew.
+    def checkpoint(self, *, restart: bool = True) -> bool:
+        """Fold the WAL into the file, and start it anew.
 
         Nobody else uses the database meanwhile, and no transaction is open. Open cursors are
         drained first; one that is too long for that is ended.
+
+        Args:
+            restart: whether to start it anew; the next commit does otherwise, over what is there.
 
         Returns:
             Whether all of it was folded.
@@ -285,15 +288,28 @@ class Database:
             if self._synchronous_off:
                 self._sync_normally()
             busy, frames, folded = self._sql.execute(_CHECKPOINT).fetchone()
-            if busy or frames != folded:
-                return False
-            # A commit of one page, so that the WAL is restarted, with the sync of its header, here
-            # and not by the next user of the database.
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
+        if busy or frames != folded:
+            return False
+        if restart:
+            self.restart_wal()
+        return True
+
+    def restart_wal(self) -> None:
+        """Start the WAL anew, all of which is folded.
+
+        With a commit of one page, so that the sync of the WAL's header is done here and not by the
+        next user of the database.
+
+        Raises:
+            SqlError: the file cannot be written.
+        """
+        try:
             version = self._sql.value(_USER_VERSION)
             self._sql.execute(own(f"PRAGMA user_version={version}"))
         except sqlite3.Error as error:
             raise self._failure(error) from error
-        return True
 
     def _sync_normally(self) -> None:
         with self._sql:

@@ -133,7 +133,7 @@ class Life:
         self.gate: OutputGate = OutputGate(
             loop,
             confirm,
-            self._confirm_failed,
+            self.confirm_failed,
             immediate=immediate,
             on_confirmed=on_confirmed,
             start=start_confirming,
@@ -586,7 +586,8 @@ class Life:
 
     # -- the end --------------------------------------------------------------------------
 
-    def _confirm_failed(self, error: BaseException) -> None:
+    def confirm_failed(self, error: BaseException) -> None:
+        """End this life, because the disk refused what was committed."""
         reset = ObjectResetError(
             f"{self.name} was reset: its storage could not be made durable ({error}); what it held "
             "after the last confirmed write is unknown to the disk"

@@ -9,13 +9,15 @@ What did not come from a WAL (a restore, an import, a change from outside) is wr
 from __future__ import annotations
 
 import hashlib
+import itertools
 import struct
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import accumulate, compress, count
-from typing import Final, NamedTuple, final
+from itertools import accumulate
+from operator import itemgetter
+from typing import Any, Final, NamedTuple, final
 
 from .bookmarks import Position
 from .wal import FRAME_HEADER_SIZE
@@ -57,8 +59,10 @@ _WORD: Final = struct.Struct(">I")
 # loop has to wait for the interpreter's lock.
 PIECE_SIZE: Final = 32 * 1024
 # Compressing takes ten times as long as copying, and reading three times: it has to gain much.
-_SAMPLES: Final = 8
+_SAMPLES_MIN: Final = 4
+_SAMPLES_MAX: Final = 8
 _SAMPLE_SIZE: Final = 8192
+_SAMPLE_EVERY: Final = 256 * 1024
 _WORTHWHILE_HURRIED: Final = 0.25
 _WORTHWHILE: Final = 0.7
 
@@ -196,26 +200,25 @@ class Encoded:
 def encode(piece: Slice) -> Encoded:
     """Return what takes time to compute; most of it runs outside the interpreter's lock."""
     frame_size = FRAME_HEADER_SIZE + piece.page_size
-    commits = commit_frames(piece.frames, frame_size)
-    frame_count = len(piece.frames) // frame_size
+    index = _index(piece.frames, frame_size)
+    heads = list(_HEAD.iter_unpack(index))
+    commits = _commits(heads)
+    frame_count = len(heads)
     flags = piece.flags | Flags.INDEXED
     if not commits or commits[-1] != frame_count - 1:
         flags |= Flags.CONTINUES
     frames = piece.frames
     times = _on_commits(piece, commits)
     packed_times = zlib.compress(b"".join(_TIME.pack(*time) for time in times), 1)
-    starts = range(0, len(frames), frame_size)
-    index = b"".join([frames[start : start + _HEAD.size] for start in starts])
     packed_times += zlib.compress(index, 1)
     if is_compressible(frames, _WORTHWHILE_HURRIED if piece.hurried else _WORTHWHILE):
         step = max(1, PIECE_SIZE // piece.page_size)
         flags |= Flags.COMPRESSED
-        if frame_count > step and _is_diverse(index):
+        if frame_count > step and _is_diverse(heads):
             flags |= Flags.PIECES
-            pieces = [
-                zlib.compress(frames[start : start + step * frame_size], 1)
-                for start in starts[::step]
-            ]
+            size = step * frame_size
+            starts = range(0, len(frames), size)
+            pieces = [zlib.compress(frames[start : start + size], 1) for start in starts]
             packed_times += b"".join(map(_WORD.pack, [*map(len, pieces), step]))
             frames = b"".join(pieces)
         else:
@@ -225,7 +228,7 @@ def encode(piece: Slice) -> Encoded:
         flags=flags,
         frame_count=frame_count,
         commit_count=len(commits),
-        pages=_word(piece.frames, commits[-1] * frame_size + 4) if commits else 0,
+        pages=heads[commits[-1]][1] if commits else 0,
         first_time=times[0][1],
         last_time=times[-1][1],
         times=packed_times,
@@ -309,8 +312,7 @@ def parse_index(block: Block, section: bytes) -> list[Head]:
 
 def parse_heads(block: Block, frames: bytes | memoryview) -> list[Head]:
     """Return the heads of some frames."""
-    frame = struct.Struct(f">II{FRAME_HEADER_SIZE - _HEAD.size + block.page_size}x")
-    return list(frame.iter_unpack(frames))
+    return list(_HEAD.iter_unpack(_index(frames, FRAME_HEADER_SIZE + block.page_size)))
 
 
 def parse_frames(block: Block, payload: bytes) -> bytes | memoryview:
@@ -356,8 +358,16 @@ def last_time(times: list[CommitTime], time_ms: int) -> CommitTime | None:
 
 def commit_frames(frames: bytes | memoryview, frame_size: int) -> list[int]:
     """Return the indices, from 0, of the frames that end a commit."""
-    sizes = zip(*(frames[byte::frame_size] for byte in range(4, 8)), strict=True)
-    return list(compress(count(), map(any, sizes)))
+    return _commits(_HEAD.iter_unpack(_index(frames, frame_size)))
+
+
+def _index(frames: bytes | memoryview, frame_size: int) -> bytes:
+    frame = struct.Struct(f"{_HEAD.size}s{frame_size - _HEAD.size}x")
+    return b"".join(itertools.chain.from_iterable(frame.iter_unpack(frames)))
+
+
+def _commits(heads: Iterable[tuple[Any, ...]]) -> list[int]:
+    return list(itertools.compress(itertools.count(), map(itemgetter(1), heads)))
 
 
 def _on_commits(piece: Slice, commits: list[int]) -> list[CommitTime]:
@@ -377,19 +387,18 @@ def is_compressible(frames: bytes | memoryview, worthwhile: float = _WORTHWHILE)
 
     Judged by a sample.
     """
-    stride = max(_SAMPLE_SIZE, len(frames) // _SAMPLES)
-    samples = range(0, len(frames), stride)
+    count = min(max(_SAMPLES_MIN, len(frames) // _SAMPLE_EVERY), _SAMPLES_MAX)
+    samples = range(0, len(frames), max(_SAMPLE_SIZE, len(frames) // count))
     sample = b"".join([frames[start : start + _SAMPLE_SIZE] for start in samples])
     return len(zlib.compress(sample, 1)) < worthwhile * len(sample)
 
 
-def _is_diverse(index: bytes) -> bool:
+def _is_diverse(heads: list[Head]) -> bool:
     """Whether few of the frames with these heads hold a page that others hold too.
 
     If many do, pieces would be much larger, because they repeat what the others say.
     """
-    pages = [page for page, _ in _HEAD.iter_unpack(index)]
-    return 4 * len(set(pages)) >= 3 * len(pages)
+    return 4 * len(set(map(itemgetter(0), heads))) >= 3 * len(heads)
 
 
 def _decompress(

@@ -22,6 +22,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterator
@@ -357,12 +358,12 @@ class CommitLog:
 
         def work() -> None:
             try:
+                # None is begun beside this, which archive() would have to wait for.
+                self._ahead = True
                 for _ in range(CATCH_UP_TRIES):
-                    self._archive_ahead()
+                    self._archive_settled()
                     if self._settled - self._archived < CAUGHT_UP_FRAMES:
                         break
-                # The rest is for archive(), which shall not have to wait for another of these.
-                self._ahead = True
                 with self._archiving, self._undone_if_refused():
                     self._log.sync()
             finally:
@@ -372,16 +373,19 @@ class CommitLog:
 
     def _archive_ahead(self) -> None:
         try:
-            with self._archiving:
-                with self._lock:
-                    upto = self._settled
-                    source = self._wal, self._header
-                with self._undone_if_refused():
-                    if self._is_commit(source, upto):
-                        lagging = upto - self._archived >= LAGGING_FRAMES
-                        self._archive(source, upto, hurried=lagging)
+            self._archive_settled()
         finally:
             self._ahead = False
+
+    def _archive_settled(self) -> None:
+        with self._archiving:
+            with self._lock:
+                upto = self._settled
+                source = self._wal, self._header
+            with self._undone_if_refused():
+                if self._is_commit(source, upto):
+                    lagging = upto - self._archived >= LAGGING_FRAMES
+                    self._archive(source, upto, hurried=lagging)
 
     @contextlib.contextmanager
     def _undone_if_refused(self) -> Generator[None, None, None]:
@@ -441,6 +445,24 @@ class CommitLog:
                     self._gap = True
             return True
 
+    def may_lag(self) -> bool:
+        """Whether the WAL may be folded while `archive` runs, as long as it is not started anew.
+
+        Nobody else may use the connection. Should `archive` fail then, the WAL must never be
+        written again: the object is to be opened anew, which finds it under its second name.
+        """
+        with self._lock:
+            # The log has to name the WAL, because base knows the database file as it is now.
+            named = self._archived > 0 and self._log.durable.generation == self._generation
+            unarchived = self.seen_bytes
+        return (
+            named
+            and not self._gap
+            and self._layout.holds_wal()
+            # That opening is an outage; a full disk shall not be the cause.
+            and shutil.disk_usage(self._layout.directory).free > 2 * unarchived
+        )
+
     def _archive(
         self, source: tuple[int, WalHeader | None], upto: int, *, hurried: bool = False
     ) -> None:
@@ -475,10 +497,12 @@ class CommitLog:
         with self._lock:
             self._observe(self._clock_ms())
             self._doubtful = False
-            restarted = self._restarted
-        if restarted:
-            self._record_restart()
-        self._start(self._maintain)
+        self._start(self._record_restart_and_maintain)
+
+    def _record_restart_and_maintain(self) -> None:
+        # The next confirmation waits for it; commits need not.
+        self._record_restart()
+        self._maintain()
 
     def _record_restart(self) -> None:
         """Durably name the WAL that goes on from the log's last commit, before it matters."""

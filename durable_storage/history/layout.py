@@ -57,21 +57,21 @@ class Layout:
 
     def hold_wal(self, files: Files) -> None:
         """Give the live WAL its second name; where that cannot be done, do without."""
-        if not _same_file(self.wal, self.held_wal):
+        if not self.holds_wal():
             files.unlink(self.held_wal)
             with contextlib.suppress(OSError):
                 files.link(self.wal, self.held_wal)
 
+    def holds_wal(self) -> bool:
+        """Whether the live WAL has its second name."""
+        try:
+            return os.path.samefile(self.wal, self.held_wal)
+        except FileNotFoundError:
+            return False
+
     def released_wal(self) -> bool:
         """Whether there is a WAL that has only its second name."""
-        return os.path.exists(self.held_wal) and not _same_file(self.wal, self.held_wal)
-
-
-def _same_file(first: str, second: str) -> bool:
-    try:
-        return os.path.samefile(first, second)
-    except FileNotFoundError:
-        return False
+        return os.path.exists(self.held_wal) and not self.holds_wal()
 
 
 @final

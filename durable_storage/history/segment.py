@@ -138,6 +138,11 @@ class SegmentLog:
         return self.head.block.end if self.head is not None else BEGINNING
 
     @property
+    def durable(self) -> Position:
+        """The last commit that is durable in the log."""
+        return self._durable.block.end if self._durable is not None else BEGINNING
+
+    @property
     def number(self) -> int:
         """The number of the last block; 0 if there is none."""
         return self.head.block.number if self.head is not None else 0

@@ -13,7 +13,7 @@ from ..gates.life import Life
 from ..gates.loop import Loop, Signal
 from ..log import STORAGE, log_reset
 from .alarm_slot import AlarmIndex
-from .object_file import ObjectFile
+from .object_file import LogRefusedError, ObjectFile
 from .session import Session
 from .settings import Settings
 
@@ -257,15 +257,17 @@ class Host:
                 loop.run_in_thread(job, finish)
                 await done.wait()
             refused = refused or bool(errors)
-            if refused:
-                STORAGE.warning(
-                    "%s: its log could not be folded; it grows on, and that is tried again later",
-                    self.name, exc_info=errors[0] if errors else None,
-                )  # fmt: skip
             # A disk that refuses, or an outside reader, is asked again later, not at every commit.
             self._fold_at_bytes = (
                 max(FOLD_AT_BYTES, file.database.wal_size_bytes) * 2 if refused else FOLD_AT_BYTES
             )
+            if errors and isinstance(errors[0], LogRefusedError):
+                life.confirm_failed(errors[0])
+            elif refused:
+                STORAGE.warning(
+                    "%s: its log could not be folded; it grows on, and that is tried again later",
+                    self.name, exc_info=errors[0] if errors else None,
+                )  # fmt: skip
         finally:
             folding.set()
             folded.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import final
 
 from ..clock import Clock
@@ -15,7 +16,11 @@ from ..history import CommitLog, History
 from ..limits import Limits
 from .session import DEFAULT_SERIALIZER, SERIALIZER_KEY
 
-__all__ = ["ObjectFile"]
+__all__ = ["LogRefusedError", "ObjectFile"]
+
+
+class LogRefusedError(OSError):
+    """The disk refused what an object's history lacks and its WAL must not lose."""
 
 
 @final
@@ -99,20 +104,40 @@ class ObjectFile:
         """Archive the log's newest part and fold it into the database; blocks.
 
         Nobody else may use the database meanwhile. False if it could not be folded now.
+
+        Raises:
+            LogRefusedError: nothing may be written until the file was closed and opened anew.
+            OSError: the log itself cannot be synced.
+            SqlError: the file cannot be written.
         """
         with self._lock:
-            if self.log is None:
+            database, log = self.database, self.log
+            if log is None:
                 # Folding may delete the WAL; its name must not be an earlier WAL's by then.
-                self.database.confirm()
-            elif not self.log.archive():
+                database.confirm()
+                return database.checkpoint()
+            if log.may_lag():
+                folded = self._archive_and_fold(log)
+            else:
                 # What is not in the log (a full disk) must stay in the WAL.
-                return False
-            folded = self.database.checkpoint()
-            if folded and self.log is not None:
+                folded = log.archive() and database.checkpoint(restart=False)
+            if folded:
+                database.restart_wal()
                 # The new WAL begins with a commit that a bookmark may name.
-                self.database.confirm()
-                self.log.checkpointed()
+                database.confirm()
+                log.checkpointed()
             return folded
+
+    def _archive_and_fold(self, log: CommitLog) -> bool:
+        """Do both at once: one keeps the processor busy, and the other the disk."""
+        with ThreadPoolExecutor(1) as thread:
+            archiving = thread.submit(log.archive)
+            folded = self.database.checkpoint(restart=False)
+        refusal = archiving.exception()
+        if folded and (refusal is not None or not archiving.result()):
+            # The next commit would start the WAL anew, over what is not in the log.
+            raise LogRefusedError("its history cannot be written") from refusal
+        return folded and archiving.result()
 
     def close(self) -> None:
         """Close everything; what was committed is confirmed by then."""

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import sqlite3
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -92,6 +93,7 @@ class Workload:
         self.at_point = lambda number, operation, path: None
         self.unconfirmed: dict[str, tuple[str, int]] = {}
         self.session: Session | None = None
+        self.folded: Counter[bool] = Counter()
 
     def _point(self, number: int, operation: str, path: str) -> None:
         self.known.now_ms = self.clock.now_ms
@@ -130,8 +132,7 @@ class Workload:
         elif kind < 0.85:
             self._fold()
         elif kind < 0.89:
-            self._close()
-            self._open()
+            self._reopen()
         elif kind < 0.94:
             self._restore()
         else:
@@ -155,6 +156,10 @@ class Workload:
         else:
             known.possible = [state]
         known.moments.append((self.clock.now_ms, state))
+
+    def _reopen(self) -> None:
+        self._close()
+        self._open()
 
     def _close(self) -> None:
         assert self.session is not None
@@ -222,13 +227,29 @@ class Workload:
     def _fold(self) -> None:
         session = self.session
         assert session is not None
-        if session.log.archive():
+        if self.chance.random() < 0.5:
+            session.log.catch_up(lambda: None)
+        # Both at once is in one of these orders, or in between.
+        lagging = session.log.may_lag() and self.chance.random() < 0.9
+        folded = lagging and self._checkpoint(session)
+        archived = session.log.archive()
+        if archived:
             self._acknowledge()
-            folded = session.database.checkpoint()
-            self.disk.synced(self.path)
+            folded = folded or (not lagging and self._checkpoint(session))
+        elif folded:
+            self._reopen()
+            return
+        if folded:
+            session.database.restart_wal()
             self.disk.synced(self.path + "-wal")
-            if folded:
-                session.log.checkpointed()
+            session.log.checkpointed()
+            self.folded[lagging] += 1
+
+    def _checkpoint(self, session: Session) -> bool:
+        folded = session.database.checkpoint(restart=False)
+        self.disk.synced(self.path)
+        self.disk.synced(self.path + "-wal")
+        return folded
 
     def _restore(self) -> None:
         session, known = self.session, self.known

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import pathlib
 from collections.abc import AsyncIterator, Callable
 
 import anyio.lowlevel
 import pytest
 
-from durable_storage import DurableObjectState, ObjectResetError
+from durable_storage import DurableObjectState, History, ObjectResetError, SqlError
+from durable_storage.history import commit_log
 from durable_storage.storage import host
 from durable_storage.storage.host import Host
 
@@ -33,15 +36,15 @@ class Log:
         self.held: list[Callable[[], None]] = []
         assert own.file.log is not None
         own.file.log._start = self.held.append
-        self._number = 0
+        self.number = 0
 
     @property
     def size_bytes(self) -> int:
         return self.own.file.database.wal_size_bytes
 
     async def put(self) -> None:
-        self._number += 1
-        value = self._number.to_bytes(4, "big") + VALUE
+        self.number += 1
+        value = self.number.to_bytes(4, "big") + VALUE
         await self.ctx.run_event(self.ctx.storage.kv.put, "key", value)
 
     async def grow(self) -> None:
@@ -128,3 +131,48 @@ async def test_an_object_that_is_reset_meanwhile_is_not_folded(tmp_path: pathlib
         log.archive()
         await log.folded()
         assert log.own.file.database.wal_size_bytes == before
+
+
+async def _number_at(bookmark: str, own: Host, place: pathlib.Path) -> int:
+    copy = place / f"{bookmark}.sqlite"
+    assert own.file.log is not None
+    own.file.log.export(copy, bookmark)
+    async with DurableObjectState.open(copy, history=History(enabled=False)) as ctx:
+        value: bytes = await ctx.run_event(ctx.storage.kv.get, "key")
+    return int.from_bytes(value[:4])
+
+
+async def test_history_that_is_refused_behind_the_checkpoint_resets_the_object_and_loses_nothing(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path / "object.sqlite") as log:
+        bookmarks: dict[str, int] = {}
+        while not log.own._fold_wanted:
+            await log.put()
+            bookmark = await log.ctx.run_event(log.ctx.storage.get_current_bookmark)
+            bookmarks[bookmark] = log.number
+        while log.own._caught_up is None:
+            await anyio.lowlevel.checkpoint()
+        file = log.own.file
+        assert file.log is not None
+        # As if no more were known to be durable.
+        file.log._settled = int(list(bookmarks)[2].split("-")[2], 16)
+        log.archive()
+        assert file.log.may_lag()
+        assert file.log._committed > file.log._archived
+        with monkeypatch.context() as patch:
+            patch.setattr(commit_log, "archive_frames", _refuse)
+            await log.folded()
+        assert log.own.life is None
+        with pytest.raises(SqlError, match="closed"):
+            file.database.begin()
+        assert await log.ctx.run_event(log.ctx.storage.kv.get, "key")
+        assert log.own.file is not file
+        for bookmark, number in bookmarks.items():
+            assert await _number_at(bookmark, log.own, tmp_path) == number
+        assert log.own.file.log is not None
+        assert log.own.file.log.verify().sound
+
+
+def _refuse(*args: object, **options: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
