@@ -548,7 +548,7 @@ class CommitLog:
     def abandon(self) -> None:
         """Let go of everything at once, because the database broke; the next open recovers."""
         self.closing = True
-        with self._maintaining, self._archiving, self._lock:
+        with self._maintaining, self._archiving, self._recording, self._lock:
             self._header = None
             self._log.close()
             for descriptor in (self._wal, self._times_file):

@@ -50,7 +50,7 @@ def _remove_second_name(session: Session, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def _fill_disk(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = namedtuple("usage", "total used free")  # noqa: PYI024 - as the standard library's
+    usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1 << 40, (1 << 40) - 4096, 4096))
 
 
