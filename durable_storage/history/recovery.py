@@ -312,11 +312,13 @@ class Recovery:
         log = self._log
         old = Image(self._layout.snapshot_image, self._files)
         try:
-            if log.head is not None:
+            if log.end_is_lost:
+                old.begin(old.page_size, 0)  # begin anew with every page
+            elif log.head is not None:
                 try:
                     self._reader.materialize(self._reader.find(log.position), old)
                 except BookmarkError:
-                    old.begin(old.page_size, 0)  # damaged: begin anew with every page
+                    old.begin(old.page_size, 0)  # damaged: as well
             epoch = log.position.epoch + (log.head is not None)
             self._log_change(old.path, path, flags, epoch)
         finally:

@@ -128,6 +128,7 @@ class SegmentLog:
         self._offset = 0
         self._begun_ms = 0
         self._durable: Entry | None = None
+        self._lost = 0
         self._entries: list[Entry] | None = None
 
     # -- what is there
@@ -161,6 +162,11 @@ class SegmentLog:
         return [
             os.path.join(self.directory, name) for name in sorted(names) if _NAME.fullmatch(name)
         ]
+
+    def begins_damaged(self) -> bool:
+        """Whether the oldest segment does not begin with a block that can be found."""
+        entries, segments = self.entries(), self.segments()
+        return bool(entries and segments) and _first_number(segments[0]) < entries[0].block.number
 
     def first_time(self, path: str) -> int | None:
         """When the first commit of a segment was made; None if its first block is damaged."""
@@ -227,9 +233,16 @@ class SegmentLog:
         """Find the head, and cut off what a crash left behind it.
 
         Args:
-            durable: the last block that is known from elsewhere to have been durable.
+            durable: the last block that is known from elsewhere to have been durable. If it is
+                lost, the log goes on behind its number, and the gap shows that.
         """
         self._find_head(durable, cut=True)
+        self._lost = durable
+
+    @property
+    def end_is_lost(self) -> bool:
+        """Whether blocks behind the head are missing that had been durable."""
+        return self._lost > self.number
 
     def read_only(self, durable: int = 0) -> None:
         """Find the head as `recover` does, and change nothing."""
@@ -289,8 +302,8 @@ class SegmentLog:
             object_id=self._object_id,
             epoch=epoch,
             generation=generation,
-            number=self.number + 1,
-            durable=self._durable.block.number if self._durable is not None else 0,
+            number=max(self.number, self._lost) + 1,
+            durable=max(self._durable.block.number if self._durable is not None else 0, self._lost),
             previous=self.head.block.hash if self.head is not None else NO_HASH,
         )
         if self._is_finished(block):

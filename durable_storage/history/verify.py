@@ -53,7 +53,9 @@ def _may_begin(reader: HistoryReader) -> bool:
 def _lost_ends(reader: HistoryReader) -> Iterator[str]:
     """What is missing where no block can tell: before the first one, and after the last."""
     entries, base = reader.log.entries(), read_base(reader.layout.base)
-    if entries and not _may_begin(reader):
+    if reader.log.begins_damaged():
+        yield f"the first block of {reader.log.segments()[0]} is damaged"
+    elif entries and not _may_begin(reader):
         number = entries[0].block.number
         yield f"the log begins with block {number}, and no snapshot says what was before"
     # Beside a running runtime, blocks are added after the log was opened here.

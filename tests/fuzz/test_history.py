@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from durable_storage.errors import ArgumentTypeError, BookmarkError
 from durable_storage.history import archive, commit_log, image, retention
-from durable_storage.history.block import BLOCK_HEADER_SIZE
 from durable_storage.history.bookmarks import BEGINNING, Position, format_bookmark, parse_bookmark
 
 from ..unit.history.rig import ManualTime, Session
@@ -68,16 +67,12 @@ def test_a_flipped_bit_is_noticed_and_never_served(
         p for p in history.rglob("*") if p.is_file() and p.suffix in (".segment", ".snapshot")
     )
     assert len(files) > 3
-    segments = [file for file in files if file.suffix == ".segment"]
-    # A first header that is gone looks as if it had been pruned, and a last one as if a crash had
-    # torn it: what is lost with them is refused, but not reported.
-    ends = {min(segments), max(segments)}
     chance = random.Random(11)
     lost = 0
     for number in range(FLIPS):
         file = chance.choice(files)
         whole = file.read_bytes()
-        at = chance.randrange(BLOCK_HEADER_SIZE if file in ends else 0, len(whole))
+        at = chance.randrange(len(whole))
         broken = bytearray(whole)
         broken[at] ^= 1 << chance.randrange(8)
         file.write_bytes(broken)

@@ -12,6 +12,7 @@ import pytest
 from durable_storage.cli.copies import open_reader
 from durable_storage.errors import BookmarkError
 from durable_storage.history import retention
+from durable_storage.history.block import BLOCK_HEADER_SIZE
 from durable_storage.history.layout import Layout
 from durable_storage.history.verify import verify
 
@@ -159,10 +160,61 @@ def test_a_log_whose_beginning_is_lost_is_damaged_and_holds_what_was_written_lat
     session = Session(session.path)
     verification = session.log.verify()
     assert not verification.sound
-    assert "begins with block 2" in verification.damages[0]
+    assert "the first block of" in verification.damages[0]
     assert session.exported(late) == session.content() == state
     with pytest.raises(BookmarkError):
         session.exported(early)
+    session.close()
+
+
+@pytest.mark.parametrize("which", [0, -1], ids=["first", "last"])
+def test_a_damaged_header_at_an_end_of_the_log_is_reported_wherever_the_damage_is(
+    tmp_path: Path, which: int
+) -> None:
+    session, states = build(tmp_path / "object.sqlite")
+    # Behind it the log could go on without what was before.
+    retention.make_snapshot(session.log._reader, session.log._log.entries()[0], session.log._files)
+    session.close()
+    victim = session.log._log.entries()[which]
+    kept = tmp_path / "kept"
+    shutil.copytree(session.path + "-history", kept)
+    status = os.stat(session.path)
+    for offset in range(BLOCK_HEADER_SIZE):
+        flip(victim.segment, victim.offset + offset)
+        reader = open_reader(Layout(session.path))
+        assert reader is not None
+        assert not verify(reader).sound, f"byte {offset}, unopened"
+        again = Session(session.path)
+        verification = again.log.verify()
+        assert not verification.sound, f"byte {offset}"
+        assert again.content() == list(states.values())[-1]
+        for bookmark, state in list(states.items())[:: len(states) - 1]:
+            try:
+                assert again.exported(bookmark) == state
+            except BookmarkError:
+                continue
+        now = again.log.current_bookmark()
+        assert again.exported(now) == again.content()
+        again.close()
+        shutil.rmtree(session.path + "-history")
+        shutil.copytree(kept, session.path + "-history")
+        os.utime(session.path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_a_lost_end_is_still_reported_when_the_log_has_gone_on_for_long(tmp_path: Path) -> None:
+    session, _ = build(tmp_path / "object.sqlite")
+    session.close()
+    victim = session.log._log.entries()[-1]
+    flip(victim.segment, victim.offset + 20)
+    for number in range(3):
+        session = Session(session.path)
+        session.run(f"CREATE TABLE later{number}(a)")
+        (damage,) = session.log.verify().damages
+        assert f"between block {victim.block.number - 1} and block" in damage
+        session.fold()
+        session.crash()
+    session = Session(session.path)
+    assert session.exported(session.log.current_bookmark()) == session.content()
     session.close()
 
 
