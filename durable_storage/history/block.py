@@ -15,7 +15,6 @@ import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import accumulate
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, final
 
@@ -416,7 +415,9 @@ def _decompress(
         step = _word(payload, block.times_size - _WORD.size)
         number = -(-block.frame_count // step)
         table = block.times_size - (number + 1) * _WORD.size
-        bounds = list(accumulate(struct.unpack_from(f">{number}I", payload, table), initial=0))
+        bounds = list(
+            itertools.accumulate(struct.unpack_from(f">{number}I", payload, table), initial=0)
+        )
         pieces: dict[int, memoryview] = {}
         last = {index // step: index % step for index in sorted(wanted)}
         for number, index in last.items():

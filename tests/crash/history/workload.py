@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import sqlite3
-from collections import Counter
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -93,7 +92,6 @@ class Workload:
         self.at_point = lambda number, operation, path: None
         self.unconfirmed: dict[str, tuple[str, int]] = {}
         self.session: Session | None = None
-        self.folded: Counter[bool] = Counter()
 
     def _point(self, number: int, operation: str, path: str) -> None:
         self.known.now_ms = self.clock.now_ms
@@ -243,7 +241,6 @@ class Workload:
             session.database.restart_wal()
             self.disk.synced(self.path + "-wal")
             session.log.checkpointed()
-            self.folded[lagging] += 1
 
     def _checkpoint(self, session: Session) -> bool:
         folded = session.database.checkpoint(restart=False)
