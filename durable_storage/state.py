@@ -186,15 +186,15 @@ class DurableObjectState:
         ``Promise.all`` needs nothing of the kind, a Python task group cannot be held at a gate.
         """
         life = self._life
-        life.admission("gather()")
-        up = self._loop.current
-        places = [life.place() for _ in branches]
         results: list[Any] = [None] * len(branches)
 
         async def run(index: int) -> None:
             results[index] = await life.branch(places[index], branches[index], up)
 
         try:
+            life.admission("gather()")
+            up = self._loop.current
+            places = [life.place() for _ in branches]
             async with anyio.create_task_group() as group:
                 for index in range(len(branches)):
                     group.start_soon(run, index)
@@ -202,6 +202,10 @@ class DurableObjectState:
                     life.here().wake_next()
         except BaseExceptionGroup as failures:
             raise _first(failures) from None
+        finally:
+            # Those that were never begun: gather() was refused, or cancelled at once.
+            for branch in branches:
+                branch.close()
         return results
 
     def wait_until(self, awaitable: Awaitable[object]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -183,3 +184,24 @@ async def test_an_abort_outside_every_event_is_an_error_like_any_other(
             with pytest.raises(ObjectResetError, match="enough"):
                 ctx.abort("enough")
         assert await ctx.run_event(lambda: ctx.storage.kv.get("key")) is None
+
+
+async def test_branches_that_a_dead_object_refuses_are_closed(tmp_path: Path) -> None:
+    ran: list[int] = []
+
+    async def code(number: int) -> None:
+        ran.append(number)
+
+    branches = [code(0), code(1)]
+    async with DurableObjectState.open(tmp_path / "object.sqlite") as ctx:
+
+        async def event() -> None:
+            try:
+                ctx.abort()
+            finally:
+                await ctx.gather(*branches)
+
+        with pytest.raises(ObjectResetError):
+            await ctx.run_event(event)
+    assert not ran
+    assert [inspect.getcoroutinestate(branch) for branch in branches] == [inspect.CORO_CLOSED] * 2
