@@ -14,9 +14,11 @@ import queue
 import threading
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast, final
 
 import anyio
+import anyio.lowlevel
 
 from ..errors import ConcurrencyError
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["RETURNED", "Loop", "Signal"]
 
 WORKER_THREADS = 4
+GIVE_WAY_AFTER_SECONDS: Final = 0.001
 # Of the program or of a coroutine, and no failures of the code that they pass through.
 _ENDINGS: Final = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
@@ -187,6 +190,7 @@ class Loop:
 
     __slots__ = (
         "_backend",
+        "_gave_way",
         "call_soon",
         "call_soon_threadsafe",
         "confirm_seconds",
@@ -204,6 +208,7 @@ class Loop:
     def __init__(self) -> None:
         backend = _running_backend()
         self._backend = backend
+        self._gave_way = perf_counter()
         self.is_trio: bool = backend.is_trio
         self.current: Frame | None = None
         self.thread_id: int = threading.get_ident()
@@ -233,6 +238,16 @@ class Loop:
         steps = cast("Generator[Any, Any, None]", _first_steps(self))
         steps.send(None)
         self.first_step = steps.send
+
+    async def give_way(self) -> None:
+        """Let other tasks run, unless that was done a moment ago.
+
+        A call that need not wait for the disk does not suspend. A task that makes nothing but such
+        calls would keep logs from being folded, alarms from running, and everybody else waiting.
+        """
+        if perf_counter() - self._gave_way > GIVE_WAY_AFTER_SECONDS:
+            await anyio.lowlevel.checkpoint()
+            self._gave_way = perf_counter()
 
     def check_thread(self, used: str) -> None:
         """Refuse what another thread does with ``used``.

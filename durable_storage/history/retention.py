@@ -14,6 +14,8 @@ __all__ = ["make_snapshot", "may_want_maintenance", "prune", "wants_snapshot"]
 
 # A smaller log is replayed in a fraction of a second.
 SNAPSHOT_AFTER_MIN_BYTES: Final = 64 * 1024**2
+# In sizes of the database. With so many, snapshots take at most a sixth of what the log takes.
+LOG_PER_SNAPSHOT: Final = 6
 
 
 def may_want_maintenance(reader: HistoryReader, before_ms: int) -> bool:
@@ -36,14 +38,14 @@ def may_want_maintenance(reader: HistoryReader, before_ms: int) -> bool:
 
 
 def _logged_max_bytes(head: Entry) -> int:
-    return max(SNAPSHOT_AFTER_MIN_BYTES, 2 * head.block.pages * head.block.page_size)
+    return max(SNAPSHOT_AFTER_MIN_BYTES, LOG_PER_SNAPSHOT * head.block.pages * head.block.page_size)
 
 
 def wants_snapshot(reader: HistoryReader) -> bool:
-    """Whether the log has grown by twice the database since a restore could last start.
+    """Whether the log has grown by several times the database since a restore could last start.
 
-    So a restore reads at most about two databases' worth of log, snapshots take at most half of
-    what the log takes, and rows that are only added need none: the log holds each page once.
+    So a restore looks for its pages in no more log than that, and rows that are only added need no
+    snapshot: the log holds each page once.
     """
     head = reader.log.head
     if head is None:

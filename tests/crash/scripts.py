@@ -42,6 +42,7 @@ def make_everything_happen_often() -> None:
     archive.SLICE_SIZE = 4 * 4120
     image.SLICE_SIZE = 4 * 4120
     retention.SNAPSHOT_AFTER_MIN_BYTES = 20 * 4096
+    retention.LOG_PER_SNAPSHOT = 2
     commit_log.ARCHIVE_AHEAD_FRAMES = 5
 
 

@@ -31,6 +31,7 @@ def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
         (archive, "SLICE_SIZE"),
         (image, "SLICE_SIZE"),
         (retention, "SNAPSHOT_AFTER_MIN_BYTES"),
+        (retention, "LOG_PER_SNAPSHOT"),
         (commit_log, "ARCHIVE_AHEAD_FRAMES"),
     ):
         monkeypatch.setattr(module, name, getattr(module, name))

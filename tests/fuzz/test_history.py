@@ -33,6 +33,7 @@ def built(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str,
     monkeypatch.setattr(archive, "SLICE_SIZE", 4 * 4120)
     monkeypatch.setattr(image, "SLICE_SIZE", 4 * 4120)
     monkeypatch.setattr(retention, "SNAPSHOT_AFTER_MIN_BYTES", 30 * 4096)
+    monkeypatch.setattr(retention, "LOG_PER_SNAPSHOT", 2)
     monkeypatch.setattr(commit_log, "ARCHIVE_AHEAD_FRAMES", 5)
     path = str(tmp_path / "object" / "object.sqlite")
     os.mkdir(tmp_path / "object")

@@ -77,7 +77,7 @@ def test_closing_does_not_wait_for_a_snapshot_to_be_finished(
     session = Session(tmp_path / "object.sqlite")
     session.run("CREATE TABLE t(a)")
     session.fold()
-    for number in range(9):
+    for number in range(30):
         session.run(f"INSERT INTO t VALUES({number})")
     session.log.archive()
     started, closing = threading.Event(), threading.Event()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import abc
 import copy
 import inspect
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import Any
 
+import anyio
 import anyio.lowlevel
 import pytest
 
@@ -102,3 +104,59 @@ async def test_a_copy_of_a_stub_is_a_stub_of_the_same_object() -> None:
         copied = copy.copy(stub)
         assert await copied.hello() == await stub.hello()
         assert copied.id == stub.id  # type: ignore[attr-defined] - a stub has an id
+
+
+class Tireless(DurableObject):
+    """Whose calls never have to wait for anything."""
+
+    async def look(self) -> int:
+        return 0
+
+    async def write(self) -> None:
+        self.ctx.storage.kv.put("seen", self.ctx.storage.kv.get("seen") is None)
+
+    async def put(self, value: str) -> None:
+        self.ctx.storage.kv.put("value", value)
+
+    async def look_at(self, other: Any, until: list[bool]) -> None:
+        await make_calls(other.look, until)
+
+
+async def make_calls(call: Callable[[], Any], until: list[bool]) -> None:
+    for _ in range(200_000):
+        if until:
+            return
+        await call()
+    raise AssertionError("nobody else was let run")
+
+
+@pytest.mark.parametrize("method", ["look", "write", "look_at"])
+async def test_a_task_that_only_makes_calls_lets_others_run(tmp_path: Path, method: str) -> None:
+    seen: list[bool] = []
+
+    async def other() -> None:
+        seen.append(True)
+
+    async with Runtime(tmp_path, durability="os") as runtime:
+        namespace = runtime.namespace(Tireless)
+        stub, called = namespace.get_by_name("a"), namespace.get_by_name("b")
+        await stub.look()
+        await called.look()
+        async with anyio.create_task_group() as group:
+            group.start_soon(other)
+            if method == "look_at":
+                await stub.look_at(called, seen)
+            else:
+                await make_calls(getattr(stub, method), seen)
+
+
+def largest_log(directory: Path) -> int:
+    return max(path.stat().st_size for path in directory.rglob("*-wal"))
+
+
+async def test_a_log_is_folded_beside_calls_that_do_not_wait_for_the_disk(tmp_path: Path) -> None:
+    async with Runtime(tmp_path, durability="os") as runtime:
+        stub = runtime.namespace(Tireless).get_by_name("a")
+        for number in range(600):
+            await stub.put(f"{number:10}" * 10_000)
+        assert 0 < largest_log(tmp_path) < 32 * 1024**2
