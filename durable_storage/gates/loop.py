@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["RETURNED", "Loop", "Signal"]
 
 WORKER_THREADS = 4
-GIVE_WAY_AFTER_SECONDS: Final = 0.001
+GIVE_WAY_AFTER_SECONDS: Final = 0.002
 # Of the program or of a coroutine, and no failures of the code that they pass through.
 _ENDINGS: Final = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
