@@ -38,8 +38,9 @@ INT_MIN: Final = -(2**63)
 INT_MAX: Final = 2**63 - 1
 # What an entry costs beside its key and value: three objects and a slot of a dict.
 ENTRY_OVERHEAD_BYTES: Final = 216
-# So many pending writes are flushed early, to bound memory.
-DIRTY_MAX_ENTRIES: Final = 2_000
+# Pending writes are flushed early once so much was written since the last flush, to bound memory:
+# twice the largest value by default, and a quarter of what SQLite may then keep of it in memory.
+DIRTY_MAX_BYTES: Final = 4 * 1024**2
 
 IMMUTABLE: Final = frozenset(
     {
@@ -133,7 +134,8 @@ class KvBuffer:
         self._listing = 0
         # Changes with every write, rollback and listing: an iterator looks again what comes next.
         self.edition: int = 0
-        self._table_made = False
+        # How many bytes may be written before the next flush; none while the table may be missing.
+        self._room = -1
 
     # -- the fast path --------------------------------------------------------------------
 
@@ -289,13 +291,15 @@ class KvBuffer:
         self.edition += 1
         if self._levels:
             self._levels[-1].add(key)
-        dirty = self.dirty
-        dirty[key] = stored
+        self.dirty[key] = stored
+        size += ENTRY_OVERHEAD_BYTES
         if no_cache:
             self._evict(key)
         else:
-            self._remember(key, cached, size + ENTRY_OVERHEAD_BYTES)
-        if len(dirty) > DIRTY_MAX_ENTRIES or not self._table_made:
+            self._remember(key, cached, size)
+        # Also what is overwritten counts: to look for it here would cost every put.
+        self._room = room = self._room - size
+        if room < 0:
             self.flush()
 
     def delete(self, key: str) -> bool:
@@ -316,7 +320,7 @@ class KvBuffer:
             self._begin()
             self._database.kv_put_many(self.dirty.items())
             self.dirty.clear()
-            self._table_made = True
+            self._room = DIRTY_MAX_BYTES
 
     def flush_and_commit_one(self) -> bool:
         """Write a single pending pair in a transaction of its own; False if there are more."""
@@ -325,6 +329,7 @@ class KvBuffer:
         ((key, stored),) = self.dirty.items()
         self._database.kv_put(key, stored)
         self.dirty.clear()
+        self._room = DIRTY_MAX_BYTES
         return True
 
     # -- savepoints -----------------------------------------------------------------------
@@ -345,7 +350,7 @@ class KvBuffer:
         """Forget what was written since the matching `push`."""
         # Everything dirty is newer than the push, which flushed.
         self.dirty.clear()
-        self._table_made = False
+        self._room = -1
         # Also what a listing read ahead may be undone.
         self.edition += 1
         for key in self._levels.pop():
@@ -355,7 +360,7 @@ class KvBuffer:
         """Forget everything: the buffer, the cache, the levels."""
         self.dirty.clear()
         self._levels.clear()
-        self._table_made = False
+        self._room = -1
         self._fresh.clear()
         self._aged.clear()
         self._fresh_bytes = 0
