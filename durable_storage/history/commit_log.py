@@ -73,7 +73,12 @@ class AttachedDatabase(Protocol):
 
 @final
 class CommitLog:
-    """The history of one object whose file is open, or about to be. Made by `open`."""
+    """The history of one object whose file is open, or about to be. Made by `open`.
+
+    Attributes:
+        closing: it is being closed, or was.
+        restored: opening it has done a pending restore.
+    """
 
     def __init__(
         self,
@@ -93,6 +98,7 @@ class CommitLog:
         self._maintenance_files = Files(_Interruptible(self, faults))
         self._database: AttachedDatabase | None = None
         self.closing: bool = False
+        self.restored: bool = False
         self._prepared = False
         # Held while that is done, by the first thread to need it.
         self._preparing = threading.Lock()
@@ -120,6 +126,8 @@ class CommitLog:
         self._times_file = -1
         self._written = 0
         self._write_times_at = 0
+        # When the last commit was made, if `committing` is told of them.
+        self._made_ms: int | None = None
         self._restarted = False
         self._gap = False
         # Since the log was last archived for a fold, a COMMIT may have been refused by the disk.
@@ -171,6 +179,7 @@ class CommitLog:
             raise
         log._last_time = log._log.last_time
         log._was_closed = recovery.was_closed
+        log.restored = recovery.restored
         if recovery.is_short_of_room:
             log._unlogged = recovery.unlogged
             log._restarted = recovery.is_logged
@@ -185,18 +194,24 @@ class CommitLog:
         settings: History,
         clock_ms: Callable[[], int],
         faults: Faults | None = None,
-    ) -> None:
+    ) -> bool:
         """Do a pending restore of an object that is to be opened without history.
 
         If it waited until history is on again, it would undo what is written meanwhile.
+
+        Returns:
+            Whether there was one.
 
         Raises:
             DatabaseFileError: as `open`.
             BookmarkError: as `open`.
             OSError: as `open`.
         """
-        if os.path.exists(Layout(os.path.abspath(path)).intent):
-            cls.open(path, settings=settings, clock_ms=clock_ms, faults=faults).close()
+        if not os.path.exists(Layout(os.path.abspath(path)).intent):
+            return False
+        log = cls.open(path, settings=settings, clock_ms=clock_ms, faults=faults)
+        log.close()
+        return log.restored
 
     def attach(self, database: AttachedDatabase) -> None:
         """Take note of the database that is open now; the log closes it when it is closed."""
@@ -225,12 +240,8 @@ class CommitLog:
 
     # -- observing the WAL; all with the lock held
 
-    def _observe(self, time_ms: int) -> None:
-        """Note what was committed since the last time; no COMMIT is running.
-
-        Args:
-            time_ms: the time of what is new.
-        """
+    def _observe(self) -> None:
+        """Note what was committed since the last time; no COMMIT is running."""
         header = self._look()
         if header is None:
             return
@@ -240,7 +251,7 @@ class CommitLog:
             # A COMMIT that the disk refused has left the head of its last frame behind.
             found = max(self._committed, header.last_sound_commit(self._wal))
         self._committed = self._seen = found
-        self._note_time(time_ms)
+        self._note_time(self._clock_ms() if self._made_ms is None else self._made_ms)
 
     def _look(self) -> WalHeader | None:
         """Return the header of the WAL, of the generation that is there now."""
@@ -312,6 +323,18 @@ class CommitLog:
         self._written = self._times[-1][0]
 
     # -- the hooks
+
+    def committing(self) -> None:
+        """See when a commit is made; call it right before each, where none is confirmed.
+
+        The commits before it are looked up once in a millisecond, when there is another one.
+        """
+        now_ms = self._clock_ms()
+        if now_ms != self._made_ms:
+            with self._lock:
+                if self._made_ms is not None:
+                    self._observe()
+                self._made_ms = now_ms
 
     def confirming(self) -> None:
         """See which commits are about to be made durable; call it right before that.
@@ -423,7 +446,7 @@ class CommitLog:
             with self._lock:
                 self._doubtful = True
                 self._ahead = False
-                self._observe(self._clock_ms())
+                self._observe()
                 upto = self._committed
                 source = self._wal, self._header
             if self._restarted:
@@ -495,7 +518,7 @@ class CommitLog:
     def checkpointed(self) -> None:
         """Take note that the WAL was folded and has restarted."""
         with self._lock:
-            self._observe(self._clock_ms())
+            self._observe()
             self._doubtful = False
         self._start(self._record_restart_and_maintain)
 
@@ -573,7 +596,7 @@ class CommitLog:
 
     def _position(self) -> Position:
         with self._lock:
-            self._observe(self._clock_ms())
+            self._observe()
             self._require_no_gap()
             if self._committed:
                 return Position(self._log.position.epoch, self._generation, self._committed)
@@ -602,7 +625,7 @@ class CommitLog:
             )
         self._prepare()
         with self._lock:
-            self._observe(now_ms)
+            self._observe()
             index = bisect_right(self._times, time_ms, key=lambda item: item[1])
             if index:
                 self._require_no_gap()
@@ -680,7 +703,7 @@ class CommitLog:
         """Yield runs of commits, oldest first; the ones not archived yet come last."""
         yield from self._reader.timeline()
         with self._lock:
-            self._observe(self._clock_ms())
+            self._observe()
             times = list(self._times)
             generation = self._generation
         for frame, time_ms in times:

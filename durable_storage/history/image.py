@@ -241,9 +241,10 @@ def compare(old: int, new: int) -> Difference | None:
 
 def assume(changed: bytes, page_size: int) -> Difference:
     """Return the difference that has every page at whose number ``changed`` is not zero."""
-    pages = compress(range(len(changed)), changed)
     skipped = lock_page(page_size)
-    return Difference(array("I", [1, *(page for page in pages if page not in (1, skipped))]), False)
+    pages = [page for page in compress(range(len(changed)), changed) if page not in (0, skipped)]
+    # One has to carry the size.
+    return Difference(array("I", pages or [1]), False)
 
 
 def lock_page(page_size: int) -> int:

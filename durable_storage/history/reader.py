@@ -15,7 +15,7 @@ from .block import Block, Damage, Head, last_time, parse_pages, parse_times
 from .bookmarks import BEGINNING, Position, format_bookmark, moment, parse_bookmark
 from .damages import restorable_runs
 from .files import Files
-from .image import Image
+from .image import Image, lock_page
 from .layout import Layout
 from .pipeline import ahead
 from .segment import Entry, SegmentLog
@@ -214,6 +214,47 @@ class HistoryReader:
             pass
         self.materialize(target, image)
         return None
+
+    def lost_with(self, changed: bytes | None, pages: int) -> bytes | None:
+        """Return what of the log's last commit the log cannot give back; None if nothing is lost.
+
+        Args:
+            changed: what `rewind` returned; the file's other pages stay as they are.
+            pages: what the file is cut off behind.
+
+        Returns:
+            Not zero at the number of each page that changes, if one of them is lost.
+        """
+        head = self.log.head
+        if head is None:
+            return None
+        size, skipped = head.block.pages + 1, lock_page(head.block.page_size)
+        changes = bytearray(b"\1" * size if changed is None else changed[:size].ljust(size, b"\1"))
+        changes[0] = 0
+        if skipped < size:
+            changes[skipped] = 0
+        if 1 not in changes:
+            changes[1] = 1  # it will carry the size
+        missing = bytearray(changes)
+        number, link = self.log.number, b""
+
+        def holders() -> Iterator[tuple[Entry, bool]]:
+            for entry in reversed(self.log.entries()):
+                if 1 not in missing:
+                    return
+                found = [page for page, _ in entry.heads() if page < size and missing[page]]
+                for page in found:
+                    missing[page] = 0
+                yield entry, bool(found)
+
+        try:
+            for block in ahead(_check, holders()):
+                if block.number != number or (link and block.hash != link):
+                    return bytes(changes)
+                number, link = number - 1, block.previous_hash
+        except Damage:
+            return bytes(changes)
+        return bytes(changes) if 1 in missing else None
 
     def _changed_since(self, target: Target, pages: int) -> bytes | None:
         """Return which of the pages of a commit were written or cut off later."""
@@ -431,6 +472,13 @@ class HistoryReader:
         except BaseException:
             image.remove()
             raise
+
+
+def _check(item: tuple[Entry, bool]) -> Block:
+    entry, wanted = item
+    if wanted:
+        entry.payload()
+    return entry.block
 
 
 _Wanted = tuple[Entry, list[Head], dict[int, int] | Damage]

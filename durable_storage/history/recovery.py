@@ -65,6 +65,7 @@ class Recovery:
 
     Attributes:
         was_closed: the last session closed everything, and there is nothing to do.
+        restored: a restore was pending, and is done.
         is_short_of_room: the disk was too full for the log, and the file may be opened as it is.
         is_logged: even so, the file is the log's last commit; only ``base`` does not say so.
         unlogged: the WAL that is still to be archived, if that can be done while it goes on.
@@ -86,6 +87,7 @@ class Recovery:
         self._restoring = False
         self._base: Base | None = None
         self.was_closed: bool = False
+        self.restored: bool = False
         self.is_short_of_room: bool = False
         self.is_logged: bool = False
         self.unlogged: Unlogged | None = None
@@ -122,6 +124,7 @@ class Recovery:
             with self._short_of_room(intent):
                 self._restore(intent, logged=logged)
             self._clear_intent()
+            self.restored = True
 
     def _begin_anew(self, intent: Intent | None) -> None:
         """Take another id, because the whole log is lost: its positions will be used again."""
@@ -379,11 +382,21 @@ class Recovery:
         if not logged:
             epoch = log.position.epoch + 1
             try:
+                self._keep_what_the_log_lacks(now, changed, image.pages)
                 self._log_change(now, image.path, Flags.RESTORE, epoch, changed)
             except OSError:
                 image.remove()
                 raise
         self._put_in_place(image)
+
+    def _keep_what_the_log_lacks(self, now: str, changed: bytes | None, pages: int) -> None:
+        """Log the pages anew that a restore replaces, if the log is damaged where it has them.
+
+        In the epoch that ends, of which the undo bookmark names the last commit.
+        """
+        lost = self._reader.lost_with(changed, pages)
+        if lost is not None:
+            self._log_change(now, now, Flags.OUTSIDE, self._log.position.epoch, lost)
 
     def _put_in_place(self, image: Image) -> None:
         layout = self._layout

@@ -94,6 +94,7 @@ class Host:
                 faults=settings.faults,
                 before_confirm=self._before_confirm,
             )
+            self._restored = self._restored or file.restored
             try:
                 file.claim_serializer(settings.serializer.name)
                 if self._suspect:
@@ -122,7 +123,14 @@ class Host:
             file = self.file
         except OSError as exc:
             raise ObjectResetError(f"{self.name} cannot start: {exc}") from exc
-        session = Session(file.database, settings.serializer, settings.limits, self._alarm_index)
+        confirms = settings.durability != "os"
+        session = Session(
+            file.database,
+            settings.serializer,
+            settings.limits,
+            self._alarm_index,
+            committing=None if confirms or file.log is None else file.log.committing,
+        )
         session.alarm.complete_index(restored=self._restored)
         self._restored = False
         life = session.life = Life(
@@ -131,7 +139,7 @@ class Host:
             session,
             self._deadlines,
             confirm=file.confirm,
-            immediate=settings.durability == "os",
+            immediate=not confirms,
             nesting_max=settings.limits.nesting_depth,
             queue=(
                 settings.limits.queued_events,

@@ -31,6 +31,9 @@ class ObjectFile:
         path: the database file; made if missing.
         history: the commit log's settings; disabled, there is none.
 
+    Attributes:
+        restored: opening it has done a restore that was asked for before.
+
     Raises:
         DatabaseFileError: it cannot be opened.
     """
@@ -53,8 +56,11 @@ class ObjectFile:
         self.log: CommitLog | None = None
         if history.enabled:
             self.log = CommitLog.open(path, settings=history, clock_ms=clock.time_ms, faults=faults)
+            self.restored: bool = self.log.restored
         else:
-            CommitLog.finish_restore(path, settings=history, clock_ms=clock.time_ms, faults=faults)
+            self.restored = CommitLog.finish_restore(
+                path, settings=history, clock_ms=clock.time_ms, faults=faults
+            )
         try:
             self.database: Database = Database(path, limits=limits, faults=faults)
             if self.log is not None:

@@ -38,11 +38,15 @@ CONSTRAINTS_VIOLATED = (
 class Session:
     """See the module. It is the `Backing` of its ``life``.
 
+    Args:
+        committing: called before each commit.
+
     Attributes:
         withhold: whether something of the current turn must be waited for by answers.
     """
 
     __slots__ = (
+        "_committing",
         "_record_serializer",
         "_serializer_name",
         "alarm",
@@ -63,6 +67,8 @@ class Session:
         serializer: Serializer,
         limits: Limits,
         alarm_index: AlarmIndex | None,
+        *,
+        committing: Callable[[], None] | None = None,
     ) -> None:
         self.database: Database = database
         self.open: bool = False
@@ -70,6 +76,7 @@ class Session:
         # What stands at each depth: a block that was abandoned must not end its successor.
         self.occupant: dict[int, object] = {}
         self.withhold: bool = False
+        self._committing = committing
         self.kv: KvBuffer = KvBuffer(database, checked(serializer), limits, self._begin_kv)
         self._serializer_name = serializer.name
         # Absent, the name is the default's: most objects then need no metadata at all.
@@ -105,11 +112,12 @@ class Session:
         if self.depth and not self.life.explicit:
             self._abandon_savepoints()
         try:
-            if not self.open:
-                if not self.kv.dirty:
-                    return None
-                if not self._record_serializer and self.kv.flush_and_commit_one():
-                    return withhold
+            if not (self.open or self.kv.dirty):
+                return None
+            if self._committing is not None:
+                self._committing()
+            if not (self.open or self._record_serializer) and self.kv.flush_and_commit_one():
+                return withhold
             self.kv.flush()
             self.alarm.before_commit()
             self.database.commit()

@@ -16,7 +16,7 @@ from durable_storage.history.block import BLOCK_HEADER_SIZE
 from durable_storage.history.layout import Layout
 from durable_storage.history.verify import verify
 
-from .rig import Session
+from .rig import ManualTime, Session
 
 States = dict[str, str]
 
@@ -85,6 +85,64 @@ def test_a_damaged_snapshot_is_done_without(tmp_path: Path) -> None:
     assert verification.damages == (f"{snapshot.path} is damaged",)
     assert len(verification.restorable) == 1
     session.close()
+
+
+@pytest.mark.parametrize("victim", [0, 1, 2, 3, 4, "snapshot"])
+def test_a_restore_can_be_undone_although_the_log_is_damaged(
+    tmp_path: Path, victim: int | str
+) -> None:
+    (tmp_path / "built").mkdir()
+    session, states = build(tmp_path / "built" / "object.sqlite", folds=5)
+    if victim == "snapshot":
+        clock = session.clock
+        assert isinstance(clock, ManualTime)
+        states = {}
+        for number in range(6):
+            clock.now_ms += 200_000 if number < 3 else 1
+            for part in range(3):
+                session.run(f"UPDATE t4_2 SET a = {number * 3 + part}")
+                states[session.log.current_bookmark()] = session.content()
+            # Not folded, which would write the first page once more.
+            session.close()
+            session = Session(session.path, clock)
+        for _ in range(2 * 3):
+            del states[next(iter(states))]  # pruned, or what the snapshot alone has
+        (snapshot,) = session.log._reader.snapshots.all()
+        flip(snapshot.path, snapshot.size * 3 // 4)
+    else:
+        block = session.log._log.entries()[int(victim)]
+        flip(block.segment, block.stop - 5)
+    live = session.content()
+    session.close()
+    restored = 0
+    for number, (bookmark, state) in enumerate(states.items()):
+        directory = tmp_path / str(number)
+        shutil.copytree(tmp_path / "built", directory)
+        path = directory / "object.sqlite"
+        session = Session(path, session.clock)
+        undo = session.log.request_restore(bookmark)
+        session.close()
+        try:
+            session = Session(path, session.clock)
+        except BookmarkError:
+            session = Session(path, session.clock)
+        else:
+            restored += 1
+            assert session.content() == state
+            redo = session.log.request_restore(undo)
+            session.close()
+            session = Session(path, session.clock)
+            assert session.content() == live
+            session.log.request_restore(redo)
+            session.close()
+            session = Session(path, session.clock)
+            assert session.content() == state
+            session.log.request_restore(undo)
+            session.close()
+            session = Session(path, session.clock)
+        assert session.content() == live
+        session.close()
+    assert restored >= 2
 
 
 def test_history_goes_on_after_its_newest_block_was_damaged(tmp_path: Path) -> None:

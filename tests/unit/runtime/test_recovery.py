@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -26,6 +26,9 @@ class Notes(DurableObject):
         self.ctx.storage.put(key, value)
         return await self.ctx.storage.get_current_bookmark()
 
+    async def write(self, key: str, value: Any) -> None:
+        self.ctx.storage.put(key, value)
+
     async def get(self, key: str) -> Any:
         return await self.ctx.storage.get(key)
 
@@ -42,6 +45,9 @@ class Notes(DurableObject):
         self.env["undo"] = await self.ctx.storage.on_next_session_restore_bookmark(bookmark)
         self.ctx.storage.put("after", "lost with the abort")
         self.ctx.abort("restoring")
+
+    async def request(self, bookmark: str) -> None:
+        await self.ctx.storage.on_next_session_restore_bookmark(bookmark)
 
     async def wipe(self) -> None:
         await self.ctx.storage.delete_all(delete_alarm=True)
@@ -104,15 +110,36 @@ async def test_a_restored_alarm_runs_and_a_removed_one_does_not() -> None:
         assert await notes.get("rang") is True
 
 
-async def test_a_time_names_the_last_commit_at_or_before_it() -> None:
-    clock = ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
-    async with Runtime(clock=clock, env={}) as runtime:
+@pytest.mark.parametrize("history", [True, False])
+async def test_the_alarm_of_a_restore_that_is_made_in_the_next_session_runs(
+    tmp_path: pathlib.Path, history: bool
+) -> None:
+    clock = ManualClock()
+    async with Runtime(tmp_path, clock=clock) as runtime:
         notes = runtime.namespace(Notes).get_by_name("a")
-        await notes.put("k", 1)
-        await clock.advance(60)
-        await notes.put("k", 2)
-        await clock.advance(60)
-        await restore(notes, await notes.bookmark_at(datetime(2026, 1, 1, 0, 0, 30, tzinfo=UTC)))
+        await notes.remind(timedelta(hours=1))
+        with_alarm = await notes.bookmark()
+        await notes.remind(None)
+        await notes.request(with_alarm)
+    async with Runtime(tmp_path, clock=clock, history=History(enabled=history)) as runtime:
+        notes = runtime.namespace(Notes).get_by_name("a")
+        assert await notes.get("rang") is None
+        await clock.advance(timedelta(hours=2))
+        assert await notes.get("rang") is True
+
+
+@pytest.mark.parametrize("durability", ["disk", "os"])
+async def test_a_time_names_the_last_commit_at_or_before_it(
+    durability: Literal["disk", "os"],
+) -> None:
+    clock = ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
+    async with Runtime(clock=clock, env={}, durability=durability) as runtime:
+        notes = runtime.namespace(Notes).get_by_name("a")
+        await notes.write("k", 1)
+        await clock.advance(1)
+        await notes.write("k", 2)
+        await clock.advance(1)
+        await restore(notes, await notes.bookmark_at(datetime(2026, 1, 1, 0, 0, 0, 500_000, UTC)))
         assert await notes.get("k") == 1
         with pytest.raises(BookmarkError, match="history begins"):
             await notes.bookmark_at(datetime(2020, 1, 1, tzinfo=UTC))
