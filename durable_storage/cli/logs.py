@@ -20,6 +20,7 @@ from ..history.wal import HEADER_SIZE, parse_header
 from .copies import copied_with_history, open_reader
 from .directory import StoredObject
 from .failures import Failure
+from .output import Output
 
 __all__ = [
     "KEEP_ALL",
@@ -27,6 +28,7 @@ __all__ = [
     "last_commit_ms",
     "moments",
     "no_history",
+    "note_restored",
     "now_ms",
     "read_only",
     "viewed",
@@ -113,6 +115,11 @@ def no_history(stored: StoredObject) -> Failure:
     if stored.namespace.backend == "kv":
         return Failure(f"{stored.label} is of the legacy backend, which keeps no history")
     return Failure(f"{stored.label} has no history: it was written with History(enabled=False)")
+
+
+def note_restored(out: Output, stored: StoredObject) -> None:
+    """Tell that opening an object has done the restore that the application had asked for."""
+    out.note(f"The restore that {stored.label} was waiting for is done.")
 
 
 def last_commit_ms(path: str) -> int | None:

@@ -94,19 +94,25 @@ class Output:
         with self._writer.progress(what) as progress:
             yield progress
 
-    def confirm(self, question: str) -> None:
+    def note(self, text: str) -> None:
+        """Say on standard error what was done besides what was asked for."""
+        print(printable(text), file=sys.stderr, flush=True)
+
+    def confirm(self, question: str, refusal: str) -> None:
         """Go on only if the person at the terminal says yes.
+
+        Args:
+            question: what they are asked.
+            refusal: what they are told if they do not.
 
         Raises:
             Failure: they do not, or there is nobody to ask.
         """
         if not sys.stdin.isatty():
-            raise Failure(
-                f"{question} There is nobody to ask here; add --yes. Nothing was changed."
-            )
+            raise Failure(f"{question} There is nobody to ask here; add --yes. {refusal}")
         print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            raise Failure("Nothing was changed.")
+            raise Failure(refusal)
 
 
 @final

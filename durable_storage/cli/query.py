@@ -10,10 +10,11 @@ from ..database.connection import Database
 from ..database.cursor import SqlStorageCursor
 from ..history import History
 from ..storage.object_file import ObjectFile
+from .alarms import indexed_alarm
 from .copies import copied
 from .directory import StoredObject, opened, owned
 from .failures import Failure
-from .logs import KEEP_ALL
+from .logs import KEEP_ALL, note_restored
 from .looking import WIDE, open_copy
 from .output import Line, Output, Table
 from .values import as_json, as_text, counted
@@ -48,7 +49,8 @@ def run_sql(
         with owned(path) as owner:
             stored = owner.directory.find(namespace, name_or_id)
             _refuse_legacy(stored)
-            _write(stored, out, sql, values)
+            with indexed_alarm(owner.directory.registry, stored):
+                _write(stored, out, sql, values)
         return
     with opened(path) as directory:
         stored = directory.find(namespace, name_or_id)
@@ -95,6 +97,8 @@ def _write(stored: StoredObject, out: Output, sql: str, values: tuple[Any, ...])
     history = KEEP_ALL if stored.has_history else History(enabled=False)
     file = ObjectFile(stored.path, limits=WIDE, clock=SystemClock(), history=history)
     try:
+        if file.restored:
+            note_restored(out, stored)
         database = file.database
         database.begin()
         try:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ..database.connection import Database
 from ..history import CommitLog, TimelineEntry, Verification
 from ..history.verify import verify
-from .copies import copied
-from .directory import Directory, StoredObject, owned
+from .alarms import indexed_alarm
+from .directory import Directory, owned
 from .failures import FAILED, Failure
-from .logs import KEEP_ALL, moments, no_history, now_ms, read_only, viewed
-from .looking import Contents, open_copy
+from .logs import KEEP_ALL, moments, no_history, note_restored, now_ms, read_only, viewed
 from .output import Facts, Line, Output, Table
 from .values import counted, parse_moment, size, time_text
 
@@ -167,27 +165,24 @@ def restore(
         stored = directory.find(namespace, name_or_id)
         if not stored.has_history:
             raise no_history(stored)
-        log = CommitLog.open(stored.path, settings=KEEP_ALL, clock_ms=now_ms)
-        try:
-            bookmark = _bookmark(log, moment)
-            if not yes:
-                out.confirm(
-                    f"Restore {stored.label}, last written {time_text(_last_time(log))}, to "
-                    f"{bookmark}{_made(log, bookmark)}?"
-                )
-            registry = directory.registry
-            # The index must not be later than the alarm that the restore brings back. An entry
-            # that is too early costs one look.
-            registry.alarm_set(stored.namespace.number, stored.id, now_ms(), durable=True)
-            undo = log.request_restore(bookmark)
-        finally:
-            log.close()
-        CommitLog.open(stored.path, settings=KEEP_ALL, clock_ms=now_ms).close()
-        alarm_ms = _alarm(stored)
-        if alarm_ms is None:
-            registry.alarm_clear(stored.namespace.number, stored.id, durable=True)
-        else:
-            registry.alarm_set(stored.namespace.number, stored.id, alarm_ms, durable=True)
+        with indexed_alarm(directory.registry, stored) as expect_restore:
+            log = CommitLog.open(stored.path, settings=KEEP_ALL, clock_ms=now_ms)
+            try:
+                if log.restored:
+                    note_restored(out, stored)
+                bookmark = _bookmark(log, moment)
+                if not yes:
+                    out.confirm(
+                        f"Restore {stored.label}, last written {time_text(_last_time(log))}, to "
+                        f"{bookmark}{_made(log, bookmark)}?",
+                        "Nothing else was changed." if log.restored else "Nothing was changed.",
+                    )
+                expect_restore()
+                undo = log.request_restore(bookmark)
+            finally:
+                log.close()
+            CommitLog.open(stored.path, settings=KEEP_ALL, clock_ms=now_ms).close()
+        alarm_ms = directory.registry.alarm_get(stored.namespace.number, stored.id)
     out.result(
         {"restored": bookmark, "undo": undo, "alarm_ms": alarm_ms},
         Line(f"{stored.label} is restored to {bookmark}."),
@@ -205,12 +200,3 @@ def _made(log: CommitLog, bookmark: str) -> str:
         if each.bookmark >= bookmark:
             return f" (about {time_text(each.time_ms)})"
     return ""
-
-
-def _alarm(stored: StoredObject) -> int | None:
-    with copied(stored.path) as copy:
-        database: Database = open_copy(copy)
-        try:
-            return Contents(database, legacy=False).alarm_ms
-        finally:
-            database.close()

@@ -1,17 +1,31 @@
 from __future__ import annotations
 
 import datetime
+import errno
+import io
+import os
 import sqlite3
 from pathlib import Path
 
 import pytest
 
 from durable_storage import sync
+from durable_storage.history import CommitLog
 
 from .rig import Counter, Old, Shell, lines, object_file, write_lines
 
 WHEN = datetime.datetime(2050, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 LATER = WHEN + datetime.timedelta(days=1)
+
+
+class Asker(Counter):
+    async def ask(self, bookmark: str) -> str:
+        return await self.ctx.storage.on_next_session_restore_bookmark(bookmark)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
 def timeline(shell: Shell, data: Path, *options: str) -> list[dict[str, object]]:
@@ -88,12 +102,6 @@ def test_the_alarm_index_follows_a_restore(shell: Shell, data: Path) -> None:
 
 
 def test_a_restore_asks_first(shell: Shell, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import io
-
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     first, _ = write_lines(data, "one", "two")
     command = ("history", data, "Counter", "a", "restore", "--to", first)
     refused = shell(*command)
@@ -156,10 +164,6 @@ def test_any_moment_is_exported_as_a_plain_file(shell: Shell, data: Path, tmp_pa
 def test_a_restore_that_was_asked_for_is_not_shown_as_done(
     shell: Shell, data: Path, tmp_path: Path
 ) -> None:
-    class Asker(Counter):
-        async def ask(self, bookmark: str) -> str:
-            return await self.ctx.storage.on_next_session_restore_bookmark(bookmark)
-
     with sync.Runtime(data) as runtime:
         asker = runtime.namespace(Asker, name="Counter").get_by_name("a")
         first = asker.write("one")
@@ -201,3 +205,82 @@ def test_an_object_of_the_legacy_backend_has_no_history_and_says_why(
         result = shell("history", data, "Old", "a", *command)
         assert result.code == 1
         assert "Old a is of the legacy backend, which keeps no history" in result.err
+
+
+def ask_for_a_restore_with_its_alarm(data: Path) -> str:
+    """Leave a restore pending that brings an alarm back; gives the bookmark that undoes it."""
+    with sync.Runtime(data) as runtime:
+        asker = runtime.namespace(Asker, name="Counter").get_by_name("a")
+        asker.remind(WHEN)
+        first = asker.write("one")
+        asker.remind(None)
+        asker.write("two")
+        return asker.ask(first)
+
+
+PENDING = "The restore that Counter a was waiting for is done.\n"
+
+
+@pytest.mark.parametrize("answer", [None, "no\n"], ids=["nobody to ask", "no"])
+def test_a_declined_restore_has_the_alarm_of_a_pending_one_indexed(
+    shell: Shell, data: Path, monkeypatch: pytest.MonkeyPatch, answer: str | None
+) -> None:
+    undo = ask_for_a_restore_with_its_alarm(data)
+    if answer is not None:
+        monkeypatch.setattr("sys.stdin", Terminal(answer))
+    declined = shell("history", data, "Counter", "a", "restore", "--to", undo)
+    assert declined.code == 1
+    assert declined.err.startswith(PENDING)
+    assert "Nothing else was changed." in declined.err
+    assert_restored_with_its_alarm(shell, data)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("history", "restore", "--yes", "--to", "2001-01-01T00:00:00Z"),
+        ("sql", "INSERT INTO line(text) VALUES (1", "--write"),
+    ],
+    ids=["restore", "sql"],
+)
+def test_a_command_that_fails_has_the_alarm_of_a_pending_restore_indexed(
+    shell: Shell, data: Path, command: tuple[str, ...]
+) -> None:
+    ask_for_a_restore_with_its_alarm(data)
+    failed = shell(command[0], data, "Counter", "a", *command[1:])
+    assert failed.code == 1
+    assert failed.err.startswith(PENDING)
+    assert_restored_with_its_alarm(shell, data)
+
+
+def test_sql_that_writes_has_the_alarm_of_a_pending_restore_indexed(
+    shell: Shell, data: Path
+) -> None:
+    ask_for_a_restore_with_its_alarm(data)
+    done = shell("sql", data, "Counter", "a", "DELETE FROM line WHERE 0", "--write")
+    assert (done.code, done.err) == (0, PENDING)
+    assert_restored_with_its_alarm(shell, data)
+
+
+def assert_restored_with_its_alarm(shell: Shell, data: Path) -> None:
+    (stored,) = shell.json("ls", data)["namespaces"][0]["objects"]
+    assert stored["alarm_ms"] == int(WHEN.timestamp() * 1000)
+    assert shell("check", data).code == 0
+    assert lines(data) == ["one"]
+
+
+def test_a_restore_that_still_waits_for_room_keeps_its_object_looked_at(
+    shell: Shell, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask_for_a_restore_with_its_alarm(data)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(CommitLog, "open", full)
+        refused = shell("sql", data, "Counter", "a", "DELETE FROM line", "--write")
+    assert (refused.code, "No space left" in refused.err) == (1, True)
+    (stored,) = shell.json("ls", data)["namespaces"][0]["objects"]
+    assert stored["alarm_ms"] < int(WHEN.timestamp() * 1000)
+    assert lines(data) == ["one"]
