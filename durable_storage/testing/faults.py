@@ -4,9 +4,10 @@ The fault model. The library announces every operation on its own files before i
 ``write``, ``truncate``, ``rename``, ``unlink``, ``fsync``, ``fdatasync``, and the ``commit`` of an
 object's database. The injector may let it pass, delay it, hold it, or make it fail.
 
-What a loss of power leaves: of every file the content at its last ``fsync`` or ``fdatasync``, of
-every directory the names at its last ``fsync``. That is the worst that a disk may do; a real one
-often keeps more. SQLite is trusted to sync what it folds into a database's main file.
+What a loss of power leaves: of every file the content at its last ``fsync`` or ``fdatasync`` and
+the time of modification at its last ``fsync``, which alone promises it; of every directory the
+names at its last ``fsync``. That is the worst that a disk may do; a real one often keeps more.
+SQLite is trusted to sync what it folds into a database's main file.
 """
 
 from __future__ import annotations
@@ -455,15 +456,23 @@ def _check_number(name: str, number: object, *, whole: bool = False) -> None:
 # -- what the disk holds ------------------------------------------------------------------
 
 
+class _Synced(NamedTuple):
+    """What of a file is durable."""
+
+    content: bytes = b""
+    modified_ns: int | None = None
+    """None if the file's times were never synced: it may have any."""
+
+
 class _Disk:
     """What of each file and directory is durable. See the module."""
 
     def __init__(self) -> None:
-        # By inode: the content when it was last synced.
-        self._content: dict[int, bytes] = {}
+        # By inode.
+        self._files: dict[int, _Synced] = {}
         # By directory: the names when it was last synced. A file that was unlinked since then is
-        # kept as its content, for its number may be used again.
-        self._names: dict[str, dict[str, int | bytes]] = {}
+        # kept as what is durable of it, for its number may be used again.
+        self._names: dict[str, dict[str, int | _Synced]] = {}
 
     def note(self, announced: Announced) -> None:
         """Note an operation that is about to be done."""
@@ -475,7 +484,10 @@ class _Disk:
             if os.path.isdir(path):
                 self._names[path] = dict(_inodes(path))
             elif os.path.exists(path):
-                self._content[os.stat(path).st_ino] = _read(path)
+                status = os.stat(path)
+                before = self._files.get(status.st_ino, _Synced())
+                modified_ns = status.st_mtime_ns if operation == "fsync" else before.modified_ns
+                self._files[status.st_ino] = _Synced(_read(path), modified_ns)
         elif operation in ("unlink", "rename") and os.path.isfile(path):
             self._forget(os.stat(path).st_ino)
 
@@ -486,14 +498,14 @@ class _Disk:
             self._names[directory] = dict(names)
             for name, inode in names.items():
                 path = os.path.join(directory, name)
-                if inode not in self._content and os.path.isfile(path):
-                    self._content[inode] = _read(path)
+                if inode not in self._files and os.path.isfile(path):
+                    self._files[inode] = _Synced(_read(path), os.stat(path).st_mtime_ns)
 
     def _forget(self, inode: int) -> None:
         for names in self._names.values():
             for name, held in names.items():
                 if held == inode:
-                    names[name] = self._content.get(inode, b"")
+                    names[name] = self._files.get(inode, _Synced())
 
     def used_bytes(self) -> int:
         """The size of everything in the directories that are known."""
@@ -522,11 +534,12 @@ class _Disk:
             if path in self._names or (isinstance(held, int) and os.path.isdir(path)):
                 self._collect(path, files, folders)
             elif not name.endswith(("-shm", "owner.lock")):
-                content = held if isinstance(held, bytes) else self._content.get(held, b"")
+                synced = held if isinstance(held, _Synced) else self._files.get(held, _Synced())
+                content = synced.content
                 if content.startswith(_SQLITE_MAGIC) and _inode(path) == held:
                     # Only folding changes the main file, and SQLite syncs it then.
                     content = _read(path)
-                files.append(SavedFile(path, content))
+                files.append(SavedFile(path, content, synced.modified_ns))
 
 
 def _inode(path: str) -> int | None:
@@ -551,7 +564,7 @@ def _below(root: str, image: RuntimeSnapshot) -> RuntimeSnapshot:
 
     return RuntimeSnapshot(
         tuple(
-            SavedFile(os.path.relpath(file.path, root), file.content)
+            SavedFile(os.path.relpath(file.path, root), file.content, file.modified_ns)
             for file in image.files
             if inside(file.path)
         ),

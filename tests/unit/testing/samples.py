@@ -99,6 +99,20 @@ class Counter(DurableObject):
         self.ctx.storage.put("big", random.randbytes(size))
 
 
+class Marker(DurableObject):
+    """Counts, and tells the bookmark of each step."""
+
+    async def increment(self) -> str:
+        self.ctx.storage.put("value", await self.value() + 1)
+        return await self.ctx.storage.get_current_bookmark()
+
+    async def value(self) -> int:
+        return await self.ctx.storage.get("value", 0)
+
+    async def go_back(self, bookmark: str) -> None:
+        await self.ctx.storage.on_next_session_restore_bookmark(bookmark)
+
+
 class Daily(DurableObject):
     """Sets itself an alarm every day."""
 

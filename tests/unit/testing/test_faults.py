@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -13,9 +15,14 @@ import pytest
 
 from durable_storage import DurableObjectNamespace, History, ObjectResetError, Runtime
 from durable_storage.errors import ArgumentTypeError, ArgumentValueError, DatabaseFileError
-from durable_storage.testing import FaultInjector, ManualClock
+from durable_storage.testing import (
+    FaultInjector,
+    ManualClock,
+    evict_durable_object,
+    runtime_for_test,
+)
 
-from .samples import Counter, Reminder, Shop
+from .samples import Counter, Marker, Reminder, Shop
 
 pytest_plugins = ["durable_storage.pytest_plugin"]
 pytestmark = pytest.mark.anyio
@@ -176,6 +183,47 @@ async def test_a_power_loss_after_eviction_and_reopening_keeps_everything(
     await counter.increment()
     await durable_faults.crash(durable_runtime)
     assert await counter.value() == 2
+
+
+@pytest.mark.parametrize("restored", [False, True], ids=["reopened", "restored"])
+async def test_a_power_loss_keeps_the_bookmarks_of_a_session_that_had_found_a_closed_file(
+    durable_clock: ManualClock, restored: bool
+) -> None:
+    faults = FaultInjector()
+    async with runtime_for_test(
+        {"durability": "disk"}, faults=faults, clock=durable_clock
+    ) as runtime:
+        marker = runtime.namespace(Marker).get_by_name("m")
+        first = await marker.increment()
+        await marker.increment()
+        if restored:
+            await marker.go_back(first)
+        await evict_durable_object(marker)
+        bookmarks = [await marker.increment() for _ in range(3)]
+        newest = await marker.value()
+        await faults.crash(runtime)
+        for ago, bookmark in enumerate(reversed(bookmarks)):
+            await marker.go_back(bookmark)
+            await evict_durable_object(marker)
+            assert await marker.value() == newest - ago
+
+
+async def test_a_power_loss_leaves_the_time_of_modification_that_was_synced(
+    durable_runtime: Runtime, durable_faults: FaultInjector
+) -> None:
+    path = Path(durable_runtime.path) / "file"
+    durable_faults.before("open", str(path))
+    path.write_bytes(b"one")
+    os.utime(path, ns=(1, 1))
+    durable_faults.before("fsync", str(path))
+    durable_faults.before("fsync", str(path.parent))
+    path.write_bytes(b"two")
+    os.utime(path, ns=(2, 2))
+    durable_faults.before("fdatasync", str(path))  # which promises no times
+    path.write_bytes(b"three")
+    await durable_faults.crash(durable_runtime)
+    assert path.read_bytes() == b"two"
+    assert path.stat().st_mtime_ns == 1
 
 
 async def test_events_under_way_are_reset_by_a_crash(
