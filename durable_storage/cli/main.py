@@ -25,8 +25,10 @@ _INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 1 not done or damage found, 2 wrong use."""
-    parser = _parser()
-    parsed = parser.parse_args(arguments)
+    # Not as defaults of the parser, which would be those of every command too, and there overwrite
+    # what was said before the command.
+    unless_given = argparse.Namespace(json=False, plain=False)
+    parsed = _parser().parse_args(arguments, unless_given)
     for stream in (sys.stdout, sys.stderr):
         reconfigure: Callable[..., None] | None = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -117,7 +119,6 @@ def _parser() -> argparse.ArgumentParser:
         parents=[common],
         epilog="Exit codes: 0 done, 1 not done or damage found, 2 wrong use.",
     )
-    parser.set_defaults(json=False, plain=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, text: str, *positionals: str) -> argparse.ArgumentParser:

@@ -227,6 +227,30 @@ def test_a_terminal_gets_tables_with_rich_and_text_without(
     assert "sound" in shell("history", data, "Counter", "a", "verify").out
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("ls", "DIR"),
+        ("history", "DIR", "Counter", "a"),
+        ("history", "DIR", "Counter", "a", "verify"),
+    ],
+    ids=["command", "optional action", "action"],
+)
+def test_json_and_plain_may_stand_before_and_behind_every_word(
+    shell: Shell, data: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    pytest.importorskip("rich")
+    monkeypatch.setattr(output.sys.stdout, "isatty", lambda: True)
+    write_lines(data, "one")
+    words = [str(data) if word == "DIR" else word for word in command]
+    expected = shell.json(*words)
+    assert "┃" in shell(*words).out or "│" in shell(*words).out
+    for place in range(len(words)):
+        assert shell(*words[:place], "--json", *words[place:]).data == expected
+        plain = shell(*words[:place], "--plain", *words[place:])
+        assert (plain.code, "│" in plain.out, "┃" in plain.out) == (0, False, False)
+
+
 def test_a_query_that_is_no_sql_is_told_what_is_wrong_with_it(data: Path, shell: Shell) -> None:
     write_lines(data, "one")
     for query, told in (
