@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -58,6 +59,8 @@ IMMUTABLE: Final = frozenset(
         uuid.UUID,
     }
 )
+# Of those that the table has no column type for.
+OF_ANY_SIZE: Final = frozenset({bytes, int, decimal.Decimal})
 
 
 @final
@@ -153,7 +156,7 @@ class KvBuffer:
     # -- encoding -------------------------------------------------------------------------
 
     def encode(self, key: str, value: object) -> tuple[Stored, Any, int]:
-        """What the table holds for ``value``, what the cache does, and its size in bytes.
+        """What the table holds for ``value``, what the cache does, and the bytes of the larger one.
 
         Raises:
             DataCloneError: the value cannot be stored.
@@ -162,11 +165,18 @@ class KvBuffer:
         kind = type(value)
         stored: Stored
         cached: Any = value
+        # What the value takes in memory beyond the size of what is stored.
+        beyond = 0
         if kind is int and INT_MIN <= value <= INT_MAX:  # type: ignore[operator]
             stored, size = value, 8  # type: ignore[assignment]
         elif kind is str:
             stored = value  # type: ignore[assignment]
-            size = utf8_size(value, "the value")  # type: ignore[arg-type]
+            if value.isascii():  # type: ignore[attr-defined]
+                size = len(value)  # type: ignore[arg-type]
+            else:
+                size = utf8_size(value, "the value")  # type: ignore[arg-type]
+                # SQLite's interface keeps the text's UTF-8, and a NUL, with the text.
+                beyond = _size_of(value) + 1
         elif (kind is float and value == value) or value is None:
             stored, size = value, 8  # type: ignore[assignment]
         else:
@@ -174,15 +184,18 @@ class KvBuffer:
             size = len(stored)
             if kind not in IMMUTABLE:
                 cached = stored
-            elif kind is bytes:
-                cached = Ready(value)
+            elif kind in OF_ANY_SIZE:
+                if kind is bytes:
+                    cached = Ready(value)
+                # A serializer may compress.
+                beyond = max(_size_of(value) - size, 0)
         size += len(key) if key.isascii() else utf8_size(key, "the key")
         if size > self._limit:
             raise LimitExceededError(
                 f"put() of {key[:40]!r} is {size} bytes; a key and its value together may hold "
                 f"{self._limit}"
             )
-        return stored, cached, size
+        return stored, cached, size + beyond
 
     # -- reading --------------------------------------------------------------------------
 
@@ -218,17 +231,18 @@ class KvBuffer:
         size = len(key) + ENTRY_OVERHEAD_BYTES
         kind = type(stored)  # pyright: ignore[reportUnknownVariableType] - of Any
         if kind is bytes:
-            size += len(stored)
             entry = stored
             stored = self.loads(stored)
             if type(stored) in IMMUTABLE:
                 entry = Ready(stored) if type(stored) is bytes else stored
+                size += _size_of(entry)
+            else:
+                size += len(entry)
         elif stored is MISSING:
             stored, entry = default, ABSENT
         else:
             entry = stored
-            if kind is str:
-                size += len(stored)
+            size += _size_of(stored) if kind is str else 8
         if not no_cache:
             # As _remember, of a key that is not there.
             fresh[key] = entry
@@ -392,10 +406,22 @@ class KvBuffer:
 
 
 def _size_of(entry: Any) -> int:
+    """The bytes of a cached value, beside the overhead: at most what it was counted as."""
     kind = type(entry)  # pyright: ignore[reportUnknownVariableType] - of Any
+    if kind is int:
+        return 8 if INT_MIN <= entry <= INT_MAX else sys.getsizeof(entry)
+    if kind is bytes:
+        return len(entry)
+    if kind is str:
+        # Others take up to four bytes a character, beside their UTF-8.
+        return len(entry) if entry.isascii() else sys.getsizeof(entry)
+    if kind is bool or kind is Gap:
+        return 0
+    if kind is float or entry is None:
+        return 8
     if kind is Ready:
         return _size_of(entry.value)
-    return len(entry) if type(entry) in (str, bytes) else 8
+    return sys.getsizeof(entry) if kind is decimal.Decimal else 0
 
 
 def _utf8(text: str) -> bytes:
