@@ -492,12 +492,17 @@ class _Disk:
             self._forget(os.stat(path).st_ino)
 
     def _see(self, directory: str) -> None:
-        # What was there before the first operation in it was made durable by somebody else.
-        if directory not in self._names and os.path.isdir(directory):
-            names = _inodes(directory)
-            self._names[directory] = dict(names)
+        # What was there before the first operation in it was made durable by somebody else. So was
+        # all that is below, where perhaps nothing is ever announced.
+        if directory in self._names:
+            return
+        for each, _, _ in os.walk(directory):
+            if each in self._names:
+                continue
+            names = _inodes(each)
+            self._names[each] = dict(names)
             for name, inode in names.items():
-                path = os.path.join(directory, name)
+                path = os.path.join(each, name)
                 if inode not in self._files and os.path.isfile(path):
                     self._files[inode] = _Synced(_read(path), os.stat(path).st_mtime_ns)
 

@@ -208,6 +208,36 @@ async def test_a_power_loss_keeps_the_bookmarks_of_a_session_that_had_found_a_cl
             assert await marker.value() == newest - ago
 
 
+async def test_power_losses_in_a_row_take_nothing_that_the_first_has_left(
+    durable_runtime: Runtime, counter: Counter, durable_faults: FaultInjector
+) -> None:
+    assert await counter.increment() == 1
+    await durable_faults.crash(durable_runtime)
+    assert await counter.value() == 1
+    await durable_runtime.evict_all()
+    await durable_faults.crash(durable_runtime)
+    left = _files_of_objects(durable_runtime)
+    await durable_faults.crash(durable_runtime)
+    assert _files_of_objects(durable_runtime) == left
+    assert await counter.value() == 1
+
+
+def _files_of_objects(runtime: Runtime) -> dict[Path, bytes]:
+    found = Path(runtime.path).glob("Counter-*/**/*")
+    return {path: path.read_bytes() for path in found if path.is_file()}
+
+
+async def test_a_power_loss_takes_nothing_that_was_there_before_the_injector(
+    tmp_path: Path, durable_clock: ManualClock
+) -> None:
+    async with Runtime(tmp_path, clock=durable_clock) as runtime:
+        assert await runtime.namespace(Counter).get_by_name("c").increment() == 1
+    faults = FaultInjector()
+    async with Runtime(tmp_path, clock=durable_clock, faults=faults) as runtime:
+        await faults.crash(runtime)
+        assert await runtime.namespace(Counter).get_by_name("c").value() == 1
+
+
 async def test_a_power_loss_leaves_the_time_of_modification_that_was_synced(
     durable_runtime: Runtime, durable_faults: FaultInjector
 ) -> None:
