@@ -6,7 +6,7 @@ import datetime
 import os
 import sys
 import types
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack, cast, final
 
@@ -372,6 +372,13 @@ class Runtime:
             resident for residents in self._residents.values() for resident in residents.values()
         ]
 
+    def _each_resident(self) -> Iterator[tuple[NamespaceNumber, str, Resident]]:
+        """Every object that is open, also while namespaces and objects come and go in between."""
+        for number, residents in list(self._residents.items()):
+            for digits, resident in list(residents.items()):
+                if residents.get(digits) is resident:
+                    yield number, digits, resident
+
     @property
     def registry(self) -> Registry:
         """The index of the directory."""
@@ -470,7 +477,7 @@ class Runtime:
             offline.set()
 
     async def _close_all(self, *, forgiving: bool) -> None:
-        for number, residents in self._residents.items():
+        for number, residents in list(self._residents.items()):
             for digits in list(residents):
                 try:
                     await self._close_object(number, digits)
@@ -726,11 +733,10 @@ class Runtime:
     async def evict_all(self) -> int:
         """Close every object of which nothing is under way; how many were closed."""
         closed = 0
-        for number, residents in self._residents.items():
-            for digits, resident in list(residents.items()):
-                if resident.idle:
-                    await self._close_object(number, digits)
-                    closed += 1
+        for number, digits, resident in self._each_resident():
+            if resident.idle:
+                await self._close_object(number, digits)
+                closed += 1
         return closed
 
     def _close_one_idle(self) -> bool:
@@ -775,13 +781,12 @@ class Runtime:
 
     async def _close_idle(self) -> None:
         now = self._settings.clock.monotonic()
-        for number, residents in self._residents.items():
-            for digits, resident in list(residents.items()):
-                if resident.used != resident.looked or not resident.idle:
-                    resident.looked = resident.used
-                    resident.idle_since = now
-                elif now - resident.idle_since >= self._idle_timeout / 2:
-                    await self._close_object(number, digits)
+        for number, digits, resident in self._each_resident():
+            if resident.used != resident.looked or not resident.idle:
+                resident.looked = resident.used
+                resident.idle_since = now
+            elif now - resident.idle_since >= self._idle_timeout / 2:
+                await self._close_object(number, digits)
 
     # -- alarms ---------------------------------------------------------------------------
 
