@@ -223,8 +223,10 @@ class CriticalSection(Generic[T]):
             # Entering ends the turn; the step goes on inside.
             if life.pending and not life.explicit:
                 life.commit()
-                if life.broken is not None:
-                    raise ObjectDead(str(life.broken))
+            if self._limited:
+                await life.loop.give_way()
+            if life.broken is not None:
+                raise ObjectDead(str(life.broken))
             return self._scope.live()
         scope = self._scope.live()
         if not scope.open:
@@ -291,9 +293,11 @@ class OpenSection:
             scope = waiter.scope.live()
         if life.pending and not life.explicit:
             life.commit()
-            if life.broken is not None:
-                raise ObjectDead(str(life.broken))
-        section = self._section = scope.enter()
+        if frame is not None:
+            await loop.give_way()
+        if life.broken is not None:
+            raise ObjectDead(str(life.broken))
+        section = self._section = scope.live().enter()
         self._frame = frame
         self._inside = section.holder = Frame(life, section, frame)
         if frame is not None:

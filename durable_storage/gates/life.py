@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar, cast, final
 
@@ -71,6 +72,7 @@ class Life:
     """
 
     __slots__ = (
+        "_entering",
         "_monotonic",
         "_queue_max",
         "_queue_seconds",
@@ -122,6 +124,8 @@ class Life:
         self.storage_failed: bool = False
         self.pending: bool = False
         self._scheduled = False
+        # Events that wait to begin, the oldest first; some of them do not wait any more.
+        self._entering: deque[Waiter] = deque()
         # Depth of explicit transactions: while one is open, turns do not commit.
         self.explicit: int = 0
         self.events: int = 0
@@ -284,11 +288,17 @@ class Life:
         """
         if up is not None:
             self._refuse_deadlock(up)
-        self._refuse_overload()
+        try:
+            self._refuse_overload()
+        except OverloadedError:
+            # Whoever tries again at once must not keep the queue from growing shorter.
+            await self.loop.give_way()
+            raise
         waiter = Waiter(self.loop, self.root, started=False)
         waiter.since = self._monotonic()
         waiter.caller = None if up is None else up.life.name
         self.root.waiters.append(waiter)
+        self._entering.append(waiter)
         frames: list[Frame] = []
         while up is not None:
             frames.append(up)
@@ -315,9 +325,11 @@ class Life:
                 f"{self.name} is overloaded: {len(waiters)} events wait for it and "
                 f"{self._queue_max} may; the call was not delivered"
             )
-        oldest = next((w for w in waiters if not w.gone and not w.started), None)
-        if oldest is not None:
-            age = self._monotonic() - oldest.since
+        entering = self._entering
+        while entering and (entering[0].gone or entering[0].granted):
+            entering.popleft()
+        if entering:
+            age = self._monotonic() - entering[0].since
             if age > self._queue_seconds:
                 raise OverloadedError(
                     f"{self.name} is overloaded: an event has waited {age:.0f} s for it and "
@@ -404,6 +416,7 @@ class Life:
             except (Exception, ObjectDead):
                 error = self.reset_error()
                 raise error from error.__cause__
+            await self.loop.give_way()
         finally:
             self.loop.events -= 1
             self.events -= 1
@@ -423,6 +436,7 @@ class Life:
             raise self.reset_error()
         if (self.pending and self.backing.withhold) or self.gate.confirmed < self.gate.withheld:
             await self._withhold()
+        await self.loop.give_way()
 
     async def fail(self, frame: Frame, exc: BaseException) -> None:
         """End an event that raised ``exc``; return once that may leave.
@@ -442,6 +456,7 @@ class Life:
                 raise self.reset_error()
             if (self.pending and self.backing.withhold) or self.gate.confirmed < self.gate.withheld:
                 await self._withhold()
+            await self.loop.give_way()
         except ObjectResetError as reset:
             if self.gate.failure is not None or not self.storage_failed:
                 raise
@@ -488,7 +503,8 @@ class Life:
         Raises:
             ObjectDead: the life ended.
         """
-        if self.pending and not self.explicit:
+        committed = self.pending and not self.explicit
+        if committed:
             self.commit()
         if self.broken is not None:
             raise ObjectDead(str(self.broken))
@@ -497,6 +513,8 @@ class Life:
                 await self.gate.wait(self.gate.committed)
             except Exception:
                 raise ObjectDead(str(self.broken)) from None
+        elif committed:
+            await self.loop.give_way()
 
     async def outgoing(self, frame: Frame) -> None:
         """Withhold a message of ``frame``'s event until what it could have seen is confirmed."""

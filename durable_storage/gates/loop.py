@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 __all__ = ["RETURNED", "Loop", "Signal"]
 
 WORKER_THREADS = 4
+# A task gives way when it has come this far without having been interrupted: in time, and in events
+# or turns, so that what is done in one go is not torn apart because the machine is slow.
 GIVE_WAY_AFTER_SECONDS: Final = 0.002
+GIVE_WAY_AFTER_EVENTS: Final = 16
 # Of the program or of a coroutine, and no failures of the code that they pass through.
 _ENDINGS: Final = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
@@ -190,7 +193,8 @@ class Loop:
 
     __slots__ = (
         "_backend",
-        "_gave_way",
+        "_held_events",
+        "_held_since",
         "call_soon",
         "call_soon_threadsafe",
         "confirm_seconds",
@@ -208,7 +212,9 @@ class Loop:
     def __init__(self) -> None:
         backend = _running_backend()
         self._backend = backend
-        self._gave_way = perf_counter()
+        # Since when, and for how many events, the loop has been in its present pass.
+        self._held_since: float | None = None
+        self._held_events = 0
         self.is_trio: bool = backend.is_trio
         self.current: Frame | None = None
         self.thread_id: int = threading.get_ident()
@@ -239,15 +245,25 @@ class Loop:
         steps.send(None)
         self.first_step = steps.send
 
-    async def give_way(self) -> None:
-        """Let other tasks run, unless that was done a moment ago.
+    async def give_way(self, events: int = 1) -> None:
+        """Let other tasks run, if so many ``events`` more have held the loop up for too long.
 
-        A call that need not wait for the disk does not suspend. A task that makes nothing but such
-        calls would keep logs from being folded, alarms from running, and everybody else waiting.
+        What need not wait for the disk does not suspend. A task that does nothing else would keep
+        logs from being folded, alarms from running, and everybody else waiting.
         """
-        if perf_counter() - self._gave_way > GIVE_WAY_AFTER_SECONDS:
+        self._held_events += events
+        if self._held_since is None:
+            self._held_since = perf_counter()
+            self.call_soon(self._pass)
+        elif (
+            self._held_events > GIVE_WAY_AFTER_EVENTS
+            and perf_counter() - self._held_since > GIVE_WAY_AFTER_SECONDS
+        ):
             await anyio.lowlevel.checkpoint()
-            self._gave_way = perf_counter()
+
+    def _pass(self) -> None:
+        self._held_since = None
+        self._held_events = 0
 
     def check_thread(self, used: str) -> None:
         """Refuse what another thread does with ``used``.

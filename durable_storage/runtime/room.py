@@ -22,7 +22,7 @@ from ..errors import OverloadedError
 from ..gates.deadlines import Deadlines
 from ..gates.loop import Loop, Signal
 
-__all__ = ["Room"]
+__all__ = ["Room", "Turns"]
 
 # Closing costs a worker thread each; more at once would only wait for one.
 CLOSING_MAX = 16
@@ -35,6 +35,41 @@ class _Turn:
     def __init__(self, signal: Signal) -> None:
         self.signal = signal
         self.callers = 0
+
+
+@final
+class Turns:
+    """Lets objects be opened one in each pass of the event loop, so that a crowd does not hold it.
+
+    They are opened in the order in which they were asked for; all callers of one wait together.
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._waiting: dict[Hashable, Signal] = {}
+        self.taken: bool = False
+        """Whether an object was opened in this pass, or others wait."""
+
+    def take(self) -> None:
+        """An object is opened now."""
+        if not self.taken:
+            self.taken = True
+            self._loop.call_soon(self._pass)
+
+    async def wait(self, key: Hashable) -> None:
+        """Return when it is this object's turn, or would have been."""
+        signal = self._waiting.get(key)
+        if signal is None:
+            signal = self._waiting[key] = self._loop.signal()
+        await signal.wait()
+
+    def _pass(self) -> None:
+        if self._waiting:
+            # Whether or not somebody is still there to use it.
+            self._waiting.pop(next(iter(self._waiting))).set()
+            self._loop.call_soon(self._pass)
+        else:
+            self.taken = False
 
 
 @final

@@ -43,7 +43,7 @@ from .namespace import DurableObjectNamespace
 from .observer import Observer
 from .registry import NamespaceNumber, NamespaceRecord, Registry
 from .resident import Evicted, Resident
-from .room import Room
+from .room import Room, Turns
 from .snapshots import RuntimeSnapshot, read_directory, write_directory
 from .wrangler import read_wrangler
 
@@ -226,6 +226,7 @@ class Runtime:
         directory = self._directory = DataDirectory(self._path)
         try:
             loop = self._loop = Loop.running()
+            self._turns = Turns(self._loop)
             self._room = Room(
                 loop,
                 self._settings.clock,
@@ -576,6 +577,7 @@ class Runtime:
         residents = self._residents[record.number]
         digits = str(object_id)
         key = (record.number, digits)
+        had_turn = False
         while True:
             # What is under way may still call; another runtime's objects may not once it is over.
             if self._ended or (self.closing and current_frame(self._loop) is None):
@@ -588,7 +590,11 @@ class Runtime:
             changing = self._changing.get(key)
             if changing is not None:
                 await changing.wait()
+            elif self._turns.taken and not had_turn:
+                await self._turns.wait(key)
+                had_turn = True
             elif self._room.take(key, anyway=current_frame(self._loop) is not None):
+                self._turns.take()
                 try:
                     return self._open_now(namespace, object_id, hint)
                 except BaseException:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import copy
 import inspect
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from durable_storage import DurableObject, Runtime
+from durable_storage import DurableObject, DurableObjectState, Runtime
 
 pytestmark = pytest.mark.anyio
 
@@ -115,22 +116,45 @@ class Tireless(DurableObject):
     async def write(self) -> None:
         self.ctx.storage.kv.put("seen", self.ctx.storage.kv.get("seen") is None)
 
+    async def fail(self) -> None:
+        raise LookupError
+
     async def put(self, value: str) -> None:
         self.ctx.storage.kv.put("value", value)
 
     async def look_at(self, other: Any, until: list[bool]) -> None:
         await make_calls(other.look, until)
 
+    async def sync(self, until: list[bool]) -> None:
+        async def write() -> None:
+            await self.write()
+            await self.ctx.storage.sync()
+
+        await make_calls(write, until)
+
+    async def transact(self, until: list[bool]) -> None:
+        async def write() -> None:
+            async with self.ctx.storage.transaction():
+                await self.write()
+
+        await make_calls(write, until)
+
+    async def block(self, until: list[bool]) -> None:
+        await make_calls(lambda: self.ctx.block_concurrency_while(self.look), until)
+
 
 async def make_calls(call: Callable[[], Any], until: list[bool]) -> None:
     for _ in range(200_000):
         if until:
             return
-        await call()
+        with contextlib.suppress(LookupError):
+            await call()
     raise AssertionError("nobody else was let run")
 
 
-@pytest.mark.parametrize("method", ["look", "write", "look_at"])
+@pytest.mark.parametrize(
+    "method", ["look", "write", "fail", "look_at", "sync", "transact", "block"]
+)
 async def test_a_task_that_only_makes_calls_lets_others_run(tmp_path: Path, method: str) -> None:
     seen: list[bool] = []
 
@@ -146,6 +170,8 @@ async def test_a_task_that_only_makes_calls_lets_others_run(tmp_path: Path, meth
             group.start_soon(other)
             if method == "look_at":
                 await stub.look_at(called, seen)
+            elif method in ("sync", "transact", "block"):
+                await getattr(stub, method)(seen)
             else:
                 await make_calls(getattr(stub, method), seen)
 
@@ -160,3 +186,50 @@ async def test_a_log_is_folded_beside_calls_that_do_not_wait_for_the_disk(tmp_pa
         for number in range(600):
             await stub.put(f"{number:10}" * 10_000)
         assert 0 < largest_log(tmp_path) < 32 * 1024**2
+
+
+class Opened(DurableObject):
+    passes = 0
+    order: ClassVar[list[tuple[str | None, int]]] = []
+
+    def __init__(self, ctx: DurableObjectState, env: Any) -> None:
+        super().__init__(ctx, env)
+        self.order.append((ctx.id.name, Opened.passes))
+
+    async def call(self, number: int, calls: list[int]) -> None:
+        calls.append(number)
+
+
+async def test_a_crowd_of_objects_is_opened_one_by_one_and_others_run_between() -> None:
+    async def count() -> None:
+        while True:
+            Opened.passes += 1
+            await anyio.lowlevel.checkpoint()
+
+    calls: dict[str, list[int]] = {str(number): [] for number in range(40)}
+    Opened.order.clear()
+    async with Runtime() as runtime, anyio.create_task_group() as group:
+        namespace = runtime.namespace(Opened)
+        group.start_soon(count)
+        async with anyio.create_task_group() as callers:
+            for number in range(3):
+                for name, made in calls.items():
+                    callers.start_soon(namespace.get_by_name(name).call, number, made)
+        group.cancel_scope.cancel()
+    names, passes = zip(*Opened.order, strict=True)
+    assert sorted(names) == sorted(calls)
+    assert len(set(passes)) > len(passes) / 2
+    assert all(sorted(made) == [0, 1, 2] for made in calls.values())
+
+
+async def test_who_gives_up_waiting_for_an_object_to_be_opened_holds_up_nobody() -> None:
+    async with Runtime() as runtime:
+        namespace = runtime.namespace(Tireless)
+        async with anyio.create_task_group() as group:
+            for number in range(20):
+                group.start_soon(namespace.get_by_name(str(number)).look)
+            await anyio.lowlevel.checkpoint()
+            group.cancel_scope.cancel()
+        with anyio.fail_after(10):
+            assert await namespace.get_by_name("other").look() == 0
+            assert await namespace.get_by_name("19").look() == 0
