@@ -12,11 +12,11 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Final, NamedTuple, final
+from collections.abc import Awaitable, Callable, Collection
+from typing import Final, final
 
 import anyio
+import anyio.lowlevel
 
 from ..clock import Clock, busy, watch_wall
 from ..gates.loop import Loop, Signal
@@ -27,6 +27,8 @@ __all__ = ["RETRIES_MAX", "AlarmScheduler", "ObjectAlarms", "retry_delay_ms"]
 
 RETRIES_MAX: Final = 6
 RUNNING_MAX: Final = 64
+# So many entries are read from the index before others get a turn.
+GIVE_WAY_EVERY: Final = 1_000
 # The wall clock may be set, and the machine may sleep: look at it at least so often.
 LOOK_EVERY_SECONDS: Final = 30.0
 # An alarm that could not be run for a reason that is not its own.
@@ -40,16 +42,8 @@ def retry_delay_ms(retry: int) -> int:
     return int(1000 * 2**retry * (1 + JITTER.random() / 4))
 
 
-class Key(NamedTuple):
-    namespace: NamespaceNumber
-    id: str
-
-
-@final
-@dataclass(slots=True)
-class _Entry:
-    due_ms: int
-    running: bool = False
+# Plain tuples, which the garbage collector need not look at: there may be many of them.
+Key = tuple[NamespaceNumber, str]
 
 
 @final
@@ -72,12 +66,14 @@ class AlarmScheduler:
         self._clock = clock
         self._registry = registry
         self._run = run
-        self._entries: dict[Key, _Entry] = {}
+        # When to look at each; of those that are running, what was told meanwhile, or -1.
+        self._due: dict[Key, int] = {}
+        self._running: set[Key] = set()
+        # What to look at, the earliest first; entries of which `_due` says something else are old.
         self._heap: list[tuple[int, Key]] = []
         # Namespaces whose class the application has given: only their objects can be loaded.
         self._known: set[NamespaceNumber] = set()
         self._waiting: dict[NamespaceNumber, list[Key]] = {}
-        self._running = 0
         self._sleeping: anyio.CancelScope | None = None
         self._wake = False
         self._ended: Signal | None = None
@@ -86,20 +82,35 @@ class AlarmScheduler:
 
     # -- the index ------------------------------------------------------------------------
 
-    def load(self) -> None:
-        """Fill the heap from the registry's index."""
-        for record in self._registry.alarms_all():
-            self._put(Key(record.namespace, record.id), record.due_ms)
+    async def load(self) -> None:
+        """Fill the heap from the registry's index, and let others run in between."""
+        runnable: list[Key] = []
+        for number, record in enumerate(self._registry.alarms_all(), 1):
+            key = (record.namespace, record.id)
+            self._due[key] = record.due_ms
+            if record.namespace in self._known:
+                runnable.append(key)
+            else:
+                self._waiting.setdefault(record.namespace, []).append(key)
+            if not number % GIVE_WAY_EVERY:
+                await anyio.lowlevel.checkpoint()
+        self._push_all(runnable)
 
     def add_namespace(self, namespace: NamespaceNumber) -> None:
         """The class of a namespace is known from now on: its alarms can run."""
         if namespace not in self._known:
             self._known.add(namespace)
-            for key in self._waiting.pop(namespace, ()):
-                entry = self._entries.get(key)
-                if entry is not None:
-                    heapq.heappush(self._heap, (entry.due_ms, key))
+            self._push_all(self._waiting.pop(namespace, ()))
             self.wake()
+
+    def _push_all(self, keys: Collection[Key]) -> None:
+        entries = [(self._due[key], key) for key in keys if key in self._due]
+        if len(entries) < len(self._heap) // 16:
+            for entry in entries:
+                heapq.heappush(self._heap, entry)
+        else:
+            self._heap += entries
+            heapq.heapify(self._heap)
 
     @property
     def complete(self) -> bool:
@@ -108,47 +119,42 @@ class AlarmScheduler:
 
     def due_ms(self, namespace: NamespaceNumber, object_id: str) -> int | None:
         """When an object's alarm is next looked at."""
-        entry = self._entries.get(Key(namespace, object_id))
-        return None if entry is None else entry.due_ms
+        return self._due.get((namespace, object_id))
 
     def _put(self, key: Key, due_ms: int) -> None:
-        entry = self._entries.get(key)
-        if entry is None:
-            self._entries[key] = _Entry(due_ms)
-        else:
-            entry.due_ms = due_ms
-            if entry.running:
-                return
-        if key.namespace in self._known:
+        self._due[key] = due_ms
+        if key in self._running:
+            return
+        namespace = key[0]
+        if namespace in self._known:
             heapq.heappush(self._heap, (due_ms, key))
             if self._heap[0][1] == key:
                 self.wake()
-            if len(self._heap) > 64 and len(self._heap) > 4 * len(self._entries):
+            if len(self._heap) > 64 and len(self._heap) > 4 * len(self._due):
                 self._heap = [
-                    (entry.due_ms, key)
-                    for key, entry in self._entries.items()
-                    if not entry.running and key.namespace in self._known
+                    (due_ms, key)
+                    for key, due_ms in self._due.items()
+                    if key not in self._running and key[0] in self._known
                 ]
                 heapq.heapify(self._heap)
         else:
-            self._waiting.setdefault(key.namespace, []).append(key)
+            self._waiting.setdefault(namespace, []).append(key)
 
     def set(self, namespace: NamespaceNumber, object_id: str, due_ms: int, *, flush: bool) -> None:
         """Look at the object at ``due_ms``; with ``flush``, a crash of the process keeps that."""
         self._registry.alarm_set(namespace, object_id, due_ms)
         if flush:
             self._registry.flush()
-        self._put(Key(namespace, object_id), due_ms)
+        self._put((namespace, object_id), due_ms)
 
     def clear(self, namespace: NamespaceNumber, object_id: str) -> None:
         """Look at the object no more."""
         self._registry.alarm_clear(namespace, object_id)
-        key = Key(namespace, object_id)
-        entry = self._entries.get(key)
-        if entry is not None and not entry.running:
-            del self._entries[key]
-        elif entry is not None:
-            entry.due_ms = -1
+        key = (namespace, object_id)
+        if key in self._running:
+            self._due[key] = -1
+        else:
+            self._due.pop(key, None)
 
     # -- the task -------------------------------------------------------------------------
 
@@ -175,7 +181,7 @@ class AlarmScheduler:
                 if self._closing or self._wake:
                     continue
                 seconds = self._look_every
-                if self._heap and self._running < RUNNING_MAX:
+                if self._heap and len(self._running) < RUNNING_MAX:
                     seconds = min(seconds, (self._heap[0][0] - self._clock.time_ms()) / 1000)
                 with anyio.CancelScope() as self._sleeping:
                     await self._clock.sleep_until(self._clock.monotonic() + max(seconds, 0))
@@ -186,48 +192,47 @@ class AlarmScheduler:
     def _start_due(self) -> list[Signal]:
         started: list[Signal] = []
         now = self._clock.time_ms()
-        while self._heap and self._running < RUNNING_MAX:
+        while self._heap and len(self._running) < RUNNING_MAX:
             due, key = self._heap[0]
             if due > now:
                 break
             heapq.heappop(self._heap)
-            entry = self._entries.get(key)
-            if entry is None or entry.running or entry.due_ms != due:
+            if self._due.get(key) != due or key in self._running:
                 continue
-            entry.running = True
-            self._running += 1
-            started.append(self._spawn(key, entry))
+            self._running.add(key)
+            started.append(self._spawn(key))
         return started
 
-    def _spawn(self, key: Key, entry: _Entry) -> Signal:
+    def _spawn(self, key: Key) -> Signal:
         started = self._loop.signal()
+        namespace, object_id = key
 
         async def run() -> None:
             with busy(self._clock):
                 started.set()
-                entry.due_ms = -1
+                self._due[key] = -1
                 again: int | None = self._clock.time_ms() + TRY_AGAIN_MS
                 try:
-                    again = await self._run(key.namespace, key.id)
+                    again = await self._run(namespace, object_id)
                 except Exception as exc:
                     ALARMS.warning(
                         "the alarm of object %s could not be run; it is tried again in %d s",
-                        key.id, TRY_AGAIN_MS // 1000, exc_info=exc,
+                        object_id, TRY_AGAIN_MS // 1000, exc_info=exc,
                     )  # fmt: skip
                 finally:
-                    self._finish(key, entry, again)
+                    self._finish(key, again)
 
         self._loop.spawn(run)
         return started
 
-    def _finish(self, key: Key, entry: _Entry, again: int | None) -> None:
-        self._running -= 1
-        entry.running = False
+    def _finish(self, key: Key, again: int | None) -> None:
+        self._running.discard(key)
         # What the object's storage told meanwhile is newer than the answer.
-        due = entry.due_ms if entry.due_ms >= 0 else again
+        told = self._due[key]
+        due = told if told >= 0 else again
         if due is None:
-            self._entries.pop(key, None)
-            self._registry.alarm_clear(key.namespace, key.id)
+            del self._due[key]
+            self._registry.alarm_clear(*key)
         else:
             self._put(key, due)
         self.wake()
@@ -242,7 +247,7 @@ class AlarmScheduler:
     @property
     def running(self) -> int:
         """How many alarms are running now."""
-        return self._running
+        return len(self._running)
 
 
 @final

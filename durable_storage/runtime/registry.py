@@ -34,7 +34,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NewType, final
+from typing import Any, Final, Literal, NamedTuple, NewType, final
 
 from ..database.faults import Faults
 from ..errors import (
@@ -165,9 +165,7 @@ class ObjectRecord:
     jurisdiction: str | None
 
 
-@final
-@dataclass(frozen=True, slots=True, order=True)
-class AlarmRecord:
+class AlarmRecord(NamedTuple):
     """One entry of the alarm index; they compare by due time."""
 
     due_ms: int

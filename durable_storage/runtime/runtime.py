@@ -238,6 +238,7 @@ class Runtime:
             self._deadlines = Deadlines(loop, clock, limits.critical_section_seconds)
             self._alarm_deadlines = Deadlines(loop, clock, limits.alarm_seconds)
             self._open_registry(directory)
+            await self._alarms.load()
         except BaseException:
             if self._registry is not None:
                 self._registry.close()
@@ -264,7 +265,6 @@ class Runtime:
         )
         remove_deleted(registry, directory)
         self._alarms = AlarmScheduler(self._loop, settings.clock, registry, self._run_alarm)
-        self._alarms.load()
         known, self._namespaces, self._residents = list(self._namespaces.values()), {}, {}
         for namespace in known:
             record = namespace.record
@@ -472,6 +472,7 @@ class Runtime:
                 finally:
                     assert self._directory is not None
                     self._open_registry(self._directory)
+                    await self._alarms.load()
                     self._alarms.start()
         finally:
             self._offline_until = None
