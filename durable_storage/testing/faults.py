@@ -489,7 +489,7 @@ class _Disk:
                 modified_ns = status.st_mtime_ns if operation == "fsync" else before.modified_ns
                 self._files[status.st_ino] = _Synced(_read(path), modified_ns)
         elif operation in ("unlink", "rename") and os.path.isfile(path):
-            self._forget(os.stat(path).st_ino)
+            self._forget(path, os.stat(path).st_ino)
 
     def _see(self, directory: str) -> None:
         # What was there before the first operation in it was made durable by somebody else. So was
@@ -506,11 +506,19 @@ class _Disk:
                 if inode not in self._files and os.path.isfile(path):
                     self._files[inode] = _Synced(_read(path), os.stat(path).st_mtime_ns)
 
-    def _forget(self, inode: int) -> None:
+    def _forget(self, path: str, inode: int) -> None:
+        synced = self._synced(path, inode)
         for names in self._names.values():
             for name, held in names.items():
                 if held == inode:
-                    names[name] = self._files.get(inode, _Synced())
+                    names[name] = synced
+
+    def _synced(self, path: str, inode: int) -> _Synced:
+        synced = self._files.get(inode, _Synced())
+        if synced.content.startswith(_SQLITE_MAGIC) and _inode(path) == inode:
+            # Only folding changes the main file, and SQLite syncs it then.
+            synced = synced._replace(content=_read(path))
+        return synced
 
     def used_bytes(self) -> int:
         """The size of everything in the directories that are known."""
@@ -539,12 +547,11 @@ class _Disk:
             if path in self._names or (isinstance(held, int) and os.path.isdir(path)):
                 self._collect(path, files, folders)
             elif not name.endswith(("-shm", "owner.lock")):
-                synced = held if isinstance(held, _Synced) else self._files.get(held, _Synced())
-                content = synced.content
-                if content.startswith(_SQLITE_MAGIC) and _inode(path) == held:
-                    # Only folding changes the main file, and SQLite syncs it then.
-                    content = _read(path)
-                files.append(SavedFile(path, content, synced.modified_ns))
+                if name.endswith("-wal") and isinstance(held, int) and _inode(path) != held:
+                    # SQLite has folded and removed it, having synced more of it than is known here.
+                    continue
+                synced = held if isinstance(held, _Synced) else self._synced(path, held)
+                files.append(SavedFile(path, synced.content, synced.modified_ns))
 
 
 def _inode(path: str) -> int | None:

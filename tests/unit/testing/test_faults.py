@@ -6,6 +6,7 @@ import contextlib
 import errno
 import math
 import os
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,24 @@ async def test_power_losses_in_a_row_take_nothing_that_the_first_has_left(
 def _files_of_objects(runtime: Runtime) -> dict[Path, bytes]:
     found = Path(runtime.path).glob("Counter-*/**/*")
     return {path: path.read_bytes() for path in found if path.is_file()}
+
+
+async def test_a_power_loss_brings_back_no_part_of_a_wal_that_was_folded_and_removed(
+    durable_runtime: Runtime, counter: Counter, durable_faults: FaultInjector
+) -> None:
+    await counter.fill(60_000)
+    await durable_runtime.evict_all()
+    assert await counter.increment() == 1
+    durable_faults.fail("fdatasync", path="*/Counter-*-wal")
+    # It frees pages that the WAL knows nothing of as far as it was synced.
+    with pytest.raises(ObjectResetError):
+        await counter.fill(5_000)
+    await durable_faults.crash(durable_runtime)
+    assert await counter.increment() == 2
+    await durable_runtime.evict_all()
+    (path,) = Path(durable_runtime.path).glob("Counter-*/*/*/*.sqlite")
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
 async def test_a_power_loss_takes_nothing_that_was_there_before_the_injector(
