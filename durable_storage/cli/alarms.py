@@ -11,15 +11,13 @@ import contextlib
 import os
 from collections.abc import Callable, Generator
 
-from ..database.connection import Database
 from ..errors import DurableStorageError
 from ..history.layout import Layout
 from ..runtime.registry import Registry
-from .copies import copied
 from .directory import StoredObject
 from .failures import Failure
 from .logs import now_ms
-from .looking import Contents, open_copy
+from .looking import Contents, opened_copy
 
 __all__ = ["indexed_alarm"]
 
@@ -58,12 +56,8 @@ def _is_pending(stored: StoredObject) -> bool:
 def _follow(registry: Registry, stored: StoredObject) -> None:
     if _is_pending(stored):
         return  # there was no room to finish it
-    with copied(stored.path) as copy:
-        database: Database = open_copy(copy)
-        try:
-            alarm_ms = Contents(database, legacy=False).alarm_ms
-        finally:
-            database.close()
+    with opened_copy(stored) as database:
+        alarm_ms = Contents(database, legacy=False).alarm_ms
     if alarm_ms is None:
         registry.alarm_clear(stored.namespace.number, stored.id, durable=True)
     else:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..errors import DurableStorageError
 from ..history.verify import verify
-from .copies import copied
+from .copies import copied, lacks_room, working_on_copy
 from .directory import Directory, StoredObject
 from .failures import FAILED, Failure
 from .logs import read_only
@@ -57,7 +57,8 @@ def check_directory(directory: Directory, out: Output, namespace: str | None) ->
 
 
 def _check_registry(directory: Directory) -> Iterator[str]:
-    with copied(os.path.join(directory.path, "registry.sqlite")) as copy:
+    registry = os.path.join(directory.path, "registry.sqlite")
+    with copied(registry) as copy, working_on_copy(registry):
         yield from _integrity(copy)
     known = {record.folder for record in directory.namespaces()}
     known |= {record.folder for record in directory.registry.namespaces_to_remove()}
@@ -75,7 +76,7 @@ def _check_object(directory: Directory, stored: StoredObject) -> tuple[list[str]
     problems: list[str] = []
     amount = os.path.getsize(stored.path)
     try:
-        with copied(stored.path) as copy:
+        with copied(stored.path) as copy, working_on_copy(stored.path):
             problems += _integrity(copy)
             if not problems:
                 problems += _check_contents(directory, stored, copy)
@@ -103,6 +104,8 @@ def _integrity(path: str) -> Iterator[str]:
         for table, rowid, parent, _ in connection.execute("PRAGMA foreign_key_check"):
             yield f"row {rowid} of {table} refers to a row of {parent} that is not there"
     except sqlite3.Error as exc:
+        if lacks_room(exc):
+            raise
         yield str(exc)
     finally:
         connection.close()

@@ -11,13 +11,16 @@ into the file is in the copied WAL too, and SQLite reads the last whole commit o
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
+import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Generator
 from typing import Final
 
+from ..errors import DurableStorageError
 from ..history.files import Files
 from ..history.layout import Layout, read_base, read_identity
 from ..history.reader import HistoryReader
@@ -26,11 +29,21 @@ from ..history.snapshot import Snapshots
 from ..history.wal import HEADER_SIZE
 from .failures import Failure
 
-__all__ = ["copied", "copied_with_history", "open_reader"]
+__all__ = [
+    "copied",
+    "copied_with_history",
+    "lacks_room",
+    "no_room",
+    "open_reader",
+    "working_on_copy",
+]
 
 _ATTEMPTS: Final = 20
 _PAUSE_SECONDS: Final = 0.05
 _UNLIMITED: Final = 2**62
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+# The second when it cannot make the file that stands for its shared memory.
+_SQLITE_HAS_NO_ROOM: Final = frozenset({"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"})
 
 
 @contextlib.contextmanager
@@ -38,10 +51,11 @@ def copied(path: str) -> Generator[str]:
     """Give the path of a copy of a database, which is gone afterwards.
 
     Raises:
-        Failure: the file is missing, or changes all the time.
+        Failure: the file is missing, changes all the time, or there is no room for the copy.
     """
     with _place(path) as target:
-        _at_one_moment(path, lambda: _copy_database(path, target))
+        with working_on_copy(path):
+            _at_one_moment(path, lambda: _copy_database(path, target))
         yield target
 
 
@@ -58,7 +72,8 @@ def copied_with_history(path: str) -> Generator[str]:
             _copy_history(Layout(path), Layout(target))
             _copy_database(path, target)
 
-        _at_one_moment(path, copy)
+        with working_on_copy(path):
+            _at_one_moment(path, copy)
         yield target
 
 
@@ -70,6 +85,42 @@ def _place(path: str) -> Generator[str]:
         raise Failure(f"there is no room for a copy of {path}: {exc.strerror}; set TMPDIR") from exc
     with folder as name:
         yield os.path.join(name, os.path.basename(path))
+
+
+@contextlib.contextmanager
+def working_on_copy(path: str) -> Generator[None]:
+    """Have what fails in here for want of room say so; only the copy of ``path`` is written.
+
+    Raises:
+        Failure: the folder of copies is full.
+    """
+    try:
+        yield
+    except (DurableStorageError, OSError, sqlite3.Error) as exc:
+        if lacks_room(exc):
+            raise no_room(path) from exc
+        raise
+
+
+def lacks_room(exc: BaseException) -> bool:
+    """Whether an error comes from a full disk."""
+    cause: BaseException | None = exc
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _NO_ROOM:
+            return True
+        # Python's own errors of the module have no name.
+        if getattr(cause, "sqlite_errorname", None) in _SQLITE_HAS_NO_ROOM:
+            return True
+        cause = cause.__cause__
+    return False
+
+
+def no_room(path: str) -> Failure:
+    """What to do when the folder of copies is full."""
+    return Failure(
+        f"there is no room for a copy of {path} in {tempfile.gettempdir()}; set TMPDIR to a folder "
+        "that has more"
+    )
 
 
 def _at_one_moment(path: str, copy: Callable[[], None]) -> None:

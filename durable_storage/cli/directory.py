@@ -13,7 +13,7 @@ from ..errors import ArgumentValueError
 from ..ids import id_from_name, id_from_string
 from ..runtime.directory import DataDirectory
 from ..runtime.registry import NamespaceRecord, Registry
-from .copies import copied
+from .copies import copied, working_on_copy
 from .failures import Failure
 
 __all__ = ["Directory", "Owned", "StoredObject", "opened", "owned"]
@@ -185,8 +185,10 @@ def opened(path: str) -> Generator[Directory]:
     if owner == os.getpid():
         # Closing a file that is read here would drop the locks that SQLite holds on it.
         raise Failure(f"{path!r} is in use by this very process; look into it from another one")
-    with copied(os.path.join(path, "registry.sqlite")) as copy:
-        registry = Registry(copy)
+    registry_path = os.path.join(path, "registry.sqlite")
+    with copied(registry_path) as copy:
+        with working_on_copy(registry_path):
+            registry = Registry(copy)
         try:
             yield Directory(path, registry, running=owner is not None)
         finally:

@@ -17,7 +17,7 @@ from ..history.bookmarks import Position
 from ..history.layout import Layout, read_times
 from ..history.reader import HistoryReader
 from ..history.wal import HEADER_SIZE, parse_header
-from .copies import copied_with_history, open_reader
+from .copies import copied_with_history, no_room, open_reader, working_on_copy
 from .directory import StoredObject
 from .failures import Failure
 from .output import Output
@@ -70,8 +70,12 @@ def viewed(stored: StoredObject) -> Generator[View]:
     _check(stored)
     with copied_with_history(stored.path) as path:
         named = open_reader(Layout(path)) is not None
-        log = CommitLog.open(path, settings=KEEP_ALL, clock_ms=now_ms)
+        with working_on_copy(stored.path):
+            log = CommitLog.open(path, settings=KEEP_ALL, clock_ms=now_ms)
         try:
+            if log.gap or os.path.exists(Layout(path).wal):
+                # An object may be used so; here it would be shown without its last commits.
+                raise no_room(stored.path)
             yield View(log, open_reader(Layout(path)), named)
         finally:
             log.close()

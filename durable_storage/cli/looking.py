@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, Final
 
 from ..database.authorizer import is_reserved
 from ..database.connection import MISSING, Database
 from ..limits import Limits
-from .copies import copied
+from .copies import copied, working_on_copy
 from .directory import Directory, StoredObject
 from .logs import last_commit_ms
 from .output import Facts, Line, Output, Part, Table
 from .values import Decoder, as_json, as_text, counted, size, time_text
 
-__all__ = ["WIDE", "list_objects", "open_copy", "show_object"]
+__all__ = ["WIDE", "list_objects", "open_copy", "opened_copy", "show_object"]
 
 WIDE: Final = Limits(
     columns=32767,
@@ -180,17 +181,28 @@ def open_copy(path: str) -> Database:
     return Database(path, limits=WIDE)
 
 
+@contextlib.contextmanager
+def opened_copy(stored: StoredObject) -> Generator[Database]:
+    """Give the database of an object, as a copy.
+
+    Raises:
+        Failure: it cannot be copied.
+    """
+    with copied(stored.path) as copy, working_on_copy(stored.path):
+        database = open_copy(copy)
+        try:
+            yield database
+        finally:
+            database.close()
+
+
 def show_object(
     directory: Directory, out: Output, namespace: str, name_or_id: str, *, limit: int
 ) -> None:
     """Show an object's facts, its tables with their first rows, and its first keys."""
     stored = directory.find(namespace, name_or_id)
-    with copied(stored.path) as copy:
-        database = open_copy(copy)
-        try:
-            _show(stored, Contents(database, legacy=stored.namespace.backend == "kv"), out, limit)
-        finally:
-            database.close()
+    with opened_copy(stored) as database:
+        _show(stored, Contents(database, legacy=stored.namespace.backend == "kv"), out, limit)
 
 
 def _show(stored: StoredObject, contents: Contents, out: Output, limit: int) -> None:

@@ -13,7 +13,7 @@ from ..database.connection import Database
 from ..errors import DurableStorageError
 from ..history import CommitLog
 from ..limits import Limits
-from .copies import copied
+from .copies import copied, lacks_room, no_room, working_on_copy
 from .directory import Directory, Owned, owned
 from .failures import Failure
 from .logs import KEEP_ALL, now_ms
@@ -36,11 +36,12 @@ def export_object(
     target = check_target(file)
     stored = directory.find(namespace, name_or_id)
     with copied(stored.path) as copy:
-        connection = sqlite3.connect(copy, isolation_level=None)
-        try:
-            connection.execute("PRAGMA journal_mode=DELETE").fetchone()
-        finally:
-            connection.close()
+        with working_on_copy(stored.path):
+            connection = sqlite3.connect(copy, isolation_level=None)
+            try:
+                connection.execute("PRAGMA journal_mode=DELETE").fetchone()
+            finally:
+                connection.close()
         _install(copy, target)
     out.result(
         {"file": target, "size_bytes": os.path.getsize(target)},
@@ -115,6 +116,8 @@ def _prepare(file: str, copy: str, made: str, *, exported: bool) -> int | None:
             connection.execute("PRAGMA auto_vacuum=NONE")
             connection.execute("VACUUM INTO ?", (made,))
         except sqlite3.Error as exc:
+            if lacks_room(exc):
+                raise no_room(file) from exc
             raise Failure(f"{file} cannot be imported: {exc}") from exc
     finally:
         connection.close()

@@ -11,11 +11,10 @@ from ..database.cursor import SqlStorageCursor
 from ..history import History
 from ..storage.object_file import ObjectFile
 from .alarms import indexed_alarm
-from .copies import copied
 from .directory import StoredObject, opened, owned
 from .failures import Failure
 from .logs import KEEP_ALL, note_restored
-from .looking import WIDE, open_copy
+from .looking import WIDE, opened_copy
 from .output import Line, Output, Table
 from .values import as_json, as_text, counted
 
@@ -55,12 +54,8 @@ def run_sql(
     with opened(path) as directory:
         stored = directory.find(namespace, name_or_id)
         _refuse_legacy(stored)
-        with copied(stored.path) as copy:
-            database = open_copy(copy)
-            try:
-                _show(out, _read(database, sql, values))
-            finally:
-                database.close()
+        with opened_copy(stored) as database:
+            _show(out, _read(database, sql, values))
 
 
 def _read(database: Database, sql: str, values: tuple[Any, ...]) -> SqlStorageCursor[Any]:
