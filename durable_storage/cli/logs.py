@@ -25,6 +25,7 @@ from .output import Output
 __all__ = [
     "KEEP_ALL",
     "View",
+    "commits_in_wal",
     "last_commit_ms",
     "moments",
     "no_history",
@@ -107,6 +108,26 @@ def moments(reader: HistoryReader) -> Iterator[tuple[int, str]]:
             if not (block.continues and frame == block.last_frame):
                 position = Position(block.epoch, block.generation, frame)
                 yield time_ms, reader.bookmark(position)
+
+
+def commits_in_wal(stored: StoredObject, reader: HistoryReader | None) -> int:
+    """How many commits that are whole, by SQLite's checksums, are not archived yet."""
+    layout = Layout(stored.path)
+    path = layout.held_wal if layout.released_wal() else layout.wal
+    try:
+        with open(path, "rb", buffering=0) as wal:
+            header = parse_header(wal.read(HEADER_SIZE))
+            if header is None:
+                return 0
+            head = reader.log.head if reader is not None else None
+            archived = 0
+            if head is not None and head.block.salts == header.salts:
+                archived = head.block.end.frame
+            last = header.last_sound_commit(wal.fileno())
+            frames = range(archived + 1, last + 1)
+            return sum(header.is_commit(wal.fileno(), each) for each in frames)
+    except FileNotFoundError:
+        return 0
 
 
 def _check(stored: StoredObject) -> None:

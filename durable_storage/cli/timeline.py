@@ -10,7 +10,16 @@ from ..history.verify import verify
 from .alarms import indexed_alarm
 from .directory import Directory, owned
 from .failures import FAILED, Failure
-from .logs import KEEP_ALL, moments, no_history, note_restored, now_ms, read_only, viewed
+from .logs import (
+    KEEP_ALL,
+    commits_in_wal,
+    moments,
+    no_history,
+    note_restored,
+    now_ms,
+    read_only,
+    viewed,
+)
 from .output import Facts, Line, Output, Table
 from .values import counted, parse_moment, size, time_text
 
@@ -88,12 +97,14 @@ def verify_history(directory: Directory, out: Output, namespace: str, name_or_id
     else:
         with out.progress(f"verifying {stored.label}") as progress:
             found = verify(reader, progress)
+    waiting = commits_in_wal(stored, reader)
     out.result(
-        verification_data(found),
+        verification_data(found) | {"commits_in_wal": waiting},
         Facts(
             f"{stored.label}: {'sound' if found.sound else 'DAMAGED'}",
             [
                 ("commits", str(found.commits)),
+                *([("not archived yet", _in_wal(waiting))] if waiting else []),
                 ("blocks", str(found.blocks)),
                 ("snapshots", str(found.snapshots)),
                 ("read", size(found.bytes)),
@@ -103,6 +114,10 @@ def verify_history(directory: Directory, out: Output, namespace: str, name_or_id
         ),
     )
     return 0 if found.sound else FAILED
+
+
+def _in_wal(commits: int) -> str:
+    return f"{counted(commits, 'commit')} in the WAL, which SQLite checks when it reads it"
 
 
 def verification_data(found: Verification) -> dict[str, Any]:

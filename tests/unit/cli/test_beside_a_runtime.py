@@ -154,3 +154,26 @@ def test_the_module_runs_as_a_program(data: Path) -> None:
     )
     assert "Counter (sqlite), 1 object:" in done.stdout
     assert done.stderr == ""
+
+
+def test_verify_counts_the_commits_that_are_in_the_wal(
+    shell: Shell, data: Path, owner: Callable[[], Owner]
+) -> None:
+    write_lines(data, "before")
+    command = ("history", data, "Counter", "a", "verify")
+    closed = shell.json(*command)
+    assert closed["commits_in_wal"] == 0
+    assert "not archived yet" not in shell(*command).out
+    running = owner()
+    counts: list[int] = []
+    for n in range(3):
+        running.write(f"line {n}")
+        found = shell.json(*command)
+        assert found["commits"] == closed["commits"]
+        counts.append(found["commits_in_wal"])
+    assert counts == [counts[0], counts[0] + 1, counts[0] + 2]
+    told = " ".join(shell(*command).out.split())
+    assert f"not archived yet {counts[-1]} commits in the WAL" in told
+    running.end()
+    after = shell.json(*command)
+    assert (after["commits"], after["commits_in_wal"]) == (closed["commits"] + counts[-1], 0)
