@@ -25,6 +25,7 @@ from .output import Output
 __all__ = [
     "KEEP_ALL",
     "View",
+    "commit_ms",
     "commits_in_wal",
     "last_commit_ms",
     "moments",
@@ -108,6 +109,23 @@ def moments(reader: HistoryReader) -> Iterator[tuple[int, str]]:
             if not (block.continues and frame == block.last_frame):
                 position = Position(block.epoch, block.generation, frame)
                 yield time_ms, reader.bookmark(position)
+
+
+def commit_ms(stored: StoredObject, bookmark: str) -> int | None:
+    """When an archived commit was made; None if the log does not tell."""
+    reader = read_only(stored)
+    if reader is None:
+        return None
+    try:
+        target = reader.find(reader.parse(bookmark))
+        for entry in reader.log.entries():
+            if entry.block.number == target.number:
+                for frame, time_ms in parse_times(entry.block, entry.payload()):
+                    if frame >= target.position.frame:
+                        return time_ms
+    except (BookmarkError, Damage):
+        return None
+    return target.time_ms or None
 
 
 def commits_in_wal(stored: StoredObject, reader: HistoryReader | None) -> int:

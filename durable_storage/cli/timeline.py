@@ -8,10 +8,11 @@ from typing import Any
 from ..history import CommitLog, TimelineEntry, Verification
 from ..history.verify import verify
 from .alarms import indexed_alarm
-from .directory import Directory, owned
+from .directory import Directory, StoredObject, owned
 from .failures import FAILED, Failure
 from .logs import (
     KEEP_ALL,
+    commit_ms,
     commits_in_wal,
     moments,
     no_history,
@@ -189,7 +190,7 @@ def restore(
                 if not yes:
                     out.confirm(
                         f"Restore {stored.label}, last written {time_text(_last_time(log))}, to "
-                        f"{bookmark}{_made(log, bookmark)}?",
+                        f"{bookmark}{_made(stored, bookmark)}?",
                         "Nothing else was changed." if log.restored else "Nothing was changed.",
                     )
                 expect_restore()
@@ -210,8 +211,6 @@ def _last_time(log: CommitLog) -> int | None:
     return times[-1] if times else None
 
 
-def _made(log: CommitLog, bookmark: str) -> str:
-    for each in log.timeline():
-        if each.bookmark >= bookmark:
-            return f" (about {time_text(each.time_ms)})"
-    return ""
+def _made(stored: StoredObject, bookmark: str) -> str:
+    made = commit_ms(stored, bookmark)
+    return "" if made is None else f", written {time_text(made)}"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from durable_storage import sync
+from durable_storage import SystemClock, sync
+from durable_storage.cli.values import time_text
 from durable_storage.history import CommitLog
 
 from .rig import Counter, Old, Shell, lines, object_file, write_lines
@@ -116,6 +117,47 @@ def test_a_restore_asks_first(shell: Shell, data: Path, monkeypatch: pytest.Monk
     assert "Restore Counter a" in accepted.err
     assert "To undo it: history" in accepted.out
     assert lines(data) == ["one"]
+
+
+class Late:
+    """A clock that is late by so many milliseconds."""
+
+    def __init__(self) -> None:
+        self._clock = SystemClock()
+        self.late_ms = 0
+
+    def time_ms(self) -> int:
+        return self._clock.time_ms() - self.late_ms
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
+    async def sleep_until(self, deadline: float) -> None:
+        await self._clock.sleep_until(deadline)
+
+
+def test_a_restore_asks_with_the_time_of_the_commit_itself(
+    shell: Shell, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Late()
+    bookmarks: list[str] = []
+    with sync.Runtime(data, clock=clock) as runtime:
+        counter = runtime.namespace(Counter).get_by_name("a")
+        for hours in (3, 2, 1):
+            clock.late_ms = hours * 3_600_000
+            bookmarks.append(counter.write(f"{hours} hours ago"))
+    moments = timeline(shell, data, "--every-moment")
+    assert len(timeline(shell, data)) < len(moments)
+    made = {each["bookmark"]: each["time_ms"] for each in moments}
+
+    def asked(bookmark: str) -> str:
+        monkeypatch.setattr("sys.stdin", Terminal("no\n"))
+        return shell("history", data, "Counter", "a", "restore", "--to", bookmark).err
+
+    for bookmark in bookmarks:
+        assert f"to {bookmark}, written {time_text(made[bookmark])}?" in asked(bookmark)
+    end_of_epoch = restore(shell, data, bookmarks[0])
+    assert f"to {end_of_epoch}, written {time_text(made[bookmarks[-1]])}?" in asked(end_of_epoch)
 
 
 def test_a_moment_that_cannot_be_is_refused(shell: Shell, data: Path) -> None:
