@@ -241,9 +241,13 @@ async def test_a_power_loss_brings_back_no_part_of_a_wal_that_was_folded_and_rem
     await durable_faults.crash(durable_runtime)
     assert await counter.increment() == 2
     await durable_runtime.evict_all()
-    (path,) = Path(durable_runtime.path).glob("Counter-*/*/*/*.sqlite")
+    assert _integrity(durable_runtime) == [("ok",)]
+
+
+def _integrity(runtime: Runtime) -> list[tuple[str]]:
+    (path,) = Path(runtime.path).glob("Counter-*/*/*/*.sqlite")
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        return connection.execute("PRAGMA integrity_check").fetchall()
 
 
 async def test_a_power_loss_takes_nothing_that_was_there_before_the_injector(
