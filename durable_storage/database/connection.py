@@ -216,7 +216,7 @@ class Database:
 
     def rollback(self) -> None:
         """Undo everything since ``begin``; nothing when no transaction is open."""
-        if self._connection.in_transaction:
+        if self.in_transaction:
             self._control(_ROLLBACK)
         self._begun = self._written = False
         self._after_rollback()

@@ -157,14 +157,14 @@ class CriticalSection(Generic[T]):
             raise error
         # A cancellation belongs to the task that it was meant for.
         if self._life.broken is not None:
-            raise ObjectDead(str(self._life.broken))
+            raise self._life.dead_error()
         raise ConcurrencyError("the task that ran this critical section was cancelled") from error
 
     async def _run(self, waiter: Waiter | None) -> T:
         life = self._life
         loop = life.loop
         if life.broken is not None:
-            raise ObjectDead(str(life.broken))
+            raise life.dead_error()
         if self._limited:
             check_depth(life, self._scope.live())
         outer = loop.current if loop.current is not None and loop.current.life is life else None
@@ -210,7 +210,7 @@ class CriticalSection(Generic[T]):
                     and (failure is life.broken or loop.is_trio)
                 ):
                     raise failure
-                raise ObjectDead(str(life.broken)) from failure
+                raise life.dead_error() from failure
             if failure is not None:
                 raise failure
             return cast("T", result)
@@ -226,7 +226,7 @@ class CriticalSection(Generic[T]):
             if self._limited:
                 await life.loop.give_way()
             if life.broken is not None:
-                raise ObjectDead(str(life.broken))
+                raise life.dead_error()
             return self._scope.live()
         scope = self._scope.live()
         if not scope.open:
@@ -237,7 +237,7 @@ class CriticalSection(Generic[T]):
         if life.pending and not life.explicit:
             life.commit()
             if life.broken is not None:
-                raise ObjectDead(str(life.broken))
+                raise life.dead_error()
         return scope
 
     async def _drive(self, frame: Frame, *, owns_task: bool) -> T:
@@ -248,7 +248,7 @@ class CriticalSection(Generic[T]):
 
         with trio.CancelScope() as frame.kill_scope:
             return await drive(frame, self._body())
-        raise ObjectDead(str(life.broken))
+        raise life.dead_error()
 
     def _expired(self) -> None:
         self._life.time_out()
@@ -296,7 +296,7 @@ class OpenSection:
         if frame is not None:
             await loop.give_way()
         if life.broken is not None:
-            raise ObjectDead(str(life.broken))
+            raise life.dead_error()
         section = self._section = scope.live().enter()
         self._frame = frame
         self._inside = section.holder = Frame(life, section, frame)

@@ -45,6 +45,11 @@ async def _run(
 ) -> T:
     while True:
         life = life_of()
+        if life.broken is not None:
+            life.end()
+            life = life_of()
+            if life.broken is not None:
+                raise life.reset_error()
         if not life.root.open:
             try:
                 await life.enter(up)

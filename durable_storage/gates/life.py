@@ -49,6 +49,22 @@ class Backing(Protocol):
         """A critical section opened (True) or the last one closed: every access must ask `Life`."""
 
 
+def told(error: BaseException) -> str:
+    """What an error says; an application's own may fail to."""
+    try:
+        return str(error) or type(error).__name__
+    except Exception:
+        return type(error).__name__
+
+
+def _has_stack(frames: int = 150) -> bool:
+    """Whether functions may be nested so much deeper than here."""
+    try:
+        return not frames or _has_stack(frames - 1)
+    except RecursionError:
+        return False
+
+
 class NotDelivered(Exception):  # noqa: N818 - a message between layers
     """The life ended, by nobody's failure, before the event ran: deliver it to the next."""
 
@@ -72,6 +88,8 @@ class Life:
     """
 
     __slots__ = (
+        "_ended",
+        "_ends_calls",
         "_entering",
         "_monotonic",
         "_queue_max",
@@ -121,6 +139,8 @@ class Life:
         self.on_broken: Callable[[Life], None] = on_broken
         self.root: Scope = Scope()
         self.broken: BaseException | None = None
+        self._ends_calls = False
+        self._ended = False
         self.storage_failed: bool = False
         self.pending: bool = False
         self._scheduled = False
@@ -180,12 +200,12 @@ class Life:
         frame = loop.current
         if frame is not None and frame.life is self:
             if self.broken is not None:
-                raise ObjectDead(str(self.broken))
+                raise self.dead_error()
             return None
         frame = EVENT.get()
         if self.broken is not None:
             if frame is not None and frame.life is self and not frame.ended:
-                raise ObjectDead(str(self.broken))
+                raise self.dead_error()
             raise self.reset_error()
         if frame is not None and frame.life is self:
             return frame.scope
@@ -404,6 +424,7 @@ class Life:
             if self.broken is None:
                 self._end_event(frame)
             if self.broken is not None:
+                self.end()
                 frame.settle()
                 raise self.reset_error()
             gate = self.gate
@@ -414,6 +435,8 @@ class Life:
                 while gate.confirmed < number:
                     await gate.signal_of(number).wait()
             except (Exception, ObjectDead):
+                if self.broken is None:
+                    raise
                 error = self.reset_error()
                 raise error from error.__cause__
             await self.loop.give_way()
@@ -432,6 +455,7 @@ class Life:
         if self.broken is None:
             self._end_event(frame)
         if self.broken is not None:
+            self.end()
             frame.settle()
             raise self.reset_error()
         if (self.pending and self.backing.withhold) or self.gate.confirmed < self.gate.withheld:
@@ -447,6 +471,7 @@ class Life:
         alive = self.broken is None
         if alive:
             self._end_event(frame)
+        self.end()
         if self.broken is not None and not alive:
             self._raise_reset(frame, exc)
         if not isinstance(exc, Exception):
@@ -494,6 +519,8 @@ class Life:
         try:
             await gate.wait(number)
         except (Exception, ObjectDead):
+            if self.broken is None:
+                raise
             error = self.reset_error()
             raise error from error.__cause__
 
@@ -507,29 +534,29 @@ class Life:
         if committed:
             self.commit()
         if self.broken is not None:
-            raise ObjectDead(str(self.broken))
+            raise self.dead_error()
         if self.gate.confirmed < self.gate.committed:
             try:
                 await self.gate.wait(self.gate.committed)
             except Exception:
-                raise ObjectDead(str(self.broken)) from None
+                raise self.dead_error() from None
         elif committed:
             await self.loop.give_way()
 
     async def outgoing(self, frame: Frame) -> None:
         """Withhold a message of ``frame``'s event until what it could have seen is confirmed."""
         if self.broken is not None:
-            raise ObjectDead(str(self.broken))
+            raise self.dead_error()
         if self.pending and not self.explicit:
             self.commit()
             if self.broken is not None:
-                raise ObjectDead(str(self.broken))
+                raise self.dead_error()
         gate = self.gate
         if gate.confirmed < gate.withheld:
             try:
                 await gate.wait(gate.withheld)
             except Exception:
-                raise ObjectDead(str(self.broken)) from None
+                raise self.dead_error() from None
 
     # -- background work ------------------------------------------------------------------
 
@@ -562,7 +589,7 @@ class Life:
 
                 with trio.CancelScope() as frame.kill_scope:
                     return await self._branch(frame, coroutine)
-                raise ObjectDead(str(self.broken))
+                raise self.dead_error()
             return await self._branch(frame, coroutine)
         finally:
             if self.broken is None:
@@ -575,11 +602,11 @@ class Life:
             foreign = frame.settle()
             ours = self.broken is not None and not isinstance(exc, (Exception, ObjectDead))
             if ours and not foreign and not self.loop.is_trio:
-                raise ObjectDead(str(self.broken)) from None
+                raise self.dead_error() from None
             raise
         frame.settle()
         if self.broken is not None:
-            raise ObjectDead(str(self.broken))
+            raise self.dead_error()
         return result
 
     def keep(self, coroutine: Coroutine[Any, Any, object]) -> None:
@@ -624,6 +651,20 @@ class Life:
         if self.broken is not None:
             return
         self.broken = error
+        self._ends_calls = calls
+        self.end()
+
+    def end(self) -> None:
+        """Do what follows from `broken`, unless it is done.
+
+        Where the application has used up the stack, that is later: half of it would be worse.
+        """
+        if self._ended or self.broken is None:
+            return
+        if not _has_stack():
+            self.loop.call_soon(self.end)
+            return
+        error, calls = self.broken, self._ends_calls
         self.pending = False
         self.explicit = 0
         self.backing.discard()
@@ -631,7 +672,7 @@ class Life:
 
         def refusal(waiter: Waiter) -> BaseException:
             if waiter.started:
-                return ObjectDead(str(error))
+                return self.dead_error()
             return NotDelivered() if cancelled else self.reset_error()
 
         self.gate.drop(self.reset_error())
@@ -644,6 +685,7 @@ class Life:
         for frame in doomed:
             if frame is not current:
                 frame.kill()
+        self._ended = True
 
     def time_out(self) -> None:
         """End this life because its critical section lasts too long; say who waits for whom."""
@@ -659,12 +701,16 @@ class Life:
             message += f" Calls from {', '.join(callers)} to {self.name} were waiting for it."
         self.break_(ObjectResetError(message), calls=True)
 
+    def dead_error(self) -> ObjectDead:
+        """What code of this life sees of its end."""
+        assert self.broken is not None
+        return ObjectDead(told(self.broken))
+
     def reset_error(self) -> ObjectResetError:
         """What callers see of this life's end."""
         broken = self.broken
-        error = ObjectResetError(
-            str(broken) or type(broken).__name__, retryable=getattr(broken, "retryable", False)
-        )
+        assert broken is not None
+        error = ObjectResetError(told(broken), retryable=getattr(broken, "retryable", False))
         error.__cause__ = (
             broken.__cause__
             if isinstance(broken, ObjectResetError) and broken.__cause__

@@ -125,7 +125,7 @@ async def inside(frame: Frame, code: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """
     life = frame.life
     if life.broken is not None:
-        raise ObjectDead(str(life.broken))
+        raise life.dead_error()
     place = Waiter(life.loop, frame.place)
     place.scope.waiters.append(place)
     place.scope.wake_next()
@@ -175,7 +175,7 @@ async def send(
         return await deliver()
     driven = loop.current is frame
     if life.broken is not None:
-        raise ObjectDead(str(life.broken))
+        raise life.dead_error()
     if driven:
         frame.suspended()
         frame.delegated += 1
@@ -209,7 +209,7 @@ async def send(
                 and loop.is_trio
             ):
                 raise error
-            raise ObjectDead(str(life.broken))
+            raise life.dead_error()
         if held is not None:
             raise held
         if error is not None:

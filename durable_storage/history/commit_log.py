@@ -313,7 +313,7 @@ class CommitLog:
     def _write_times(self) -> None:
         if self._times_file < 0:
             self._files.make_directory(self._layout.directory)
-            self._layout.hold_wal(self._files)
+            self._layout.hold_wal(self._files, durably=self._made_ms is None)
             self._times_file = self._files.append_to(self._layout.times)
         assert self._header is not None, "there are no times without a WAL"
         salts = self._header.salts
@@ -523,7 +523,7 @@ class CommitLog:
         self._start(self._record_restart_and_maintain)
 
     def _record_restart_and_maintain(self) -> None:
-        # The next confirmation waits for it; commits need not.
+        # The next confirmation waits for it, and the next bookmark; commits need not.
         self._record_restart()
         self._maintain()
 
@@ -592,7 +592,22 @@ class CommitLog:
             BookmarkError: commits are not logged any more until the object is opened anew.
         """
         self._prepare()
-        return self._reader.bookmark(self._position())
+        position = self._position()
+        self._name_wal()
+        return self._reader.bookmark(position)
+
+    def _name_wal(self) -> None:
+        """Have the WAL named durably that holds what a bookmark is about to name.
+
+        Raises:
+            BookmarkError: the disk refused, and after a crash the bookmark would name nothing.
+        """
+        self._record_restart()
+        if self._restarted and not self._gap:
+            raise BookmarkError(
+                "the object's last commits have no bookmarks: there was no room to note which log "
+                "they are in. Make room on the disk"
+            )
 
     def _position(self) -> Position:
         with self._lock:
@@ -624,6 +639,7 @@ class CommitLog:
                 f"the time {moment(time_ms)} is in the future: it is {moment(now_ms)} now"
             )
         self._prepare()
+        self._name_wal()
         with self._lock:
             self._observe()
             index = bisect_right(self._times, time_ms, key=lambda item: item[1])
@@ -654,6 +670,7 @@ class CommitLog:
         if not self._is_live(position, current):
             self._reader.find(position)
         self._prepare()
+        self._name_wal()
         self._restore_requested = True
         self._files.replace(self._layout.intent, Intent(position, self._log.number).pack())
         return self._reader.bookmark(Position.end_of(current.epoch))

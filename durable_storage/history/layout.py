@@ -55,12 +55,21 @@ class Layout:
             files.make_directory(path)
         files.sync_directory(os.path.dirname(self.directory))
 
-    def hold_wal(self, files: Files) -> None:
+    def hold_wal(self, files: Files, *, durably: bool = True) -> None:
         """Give the live WAL its second name; where that cannot be done, do without."""
         if not self.holds_wal():
             files.unlink(self.held_wal)
             with contextlib.suppress(OSError):
                 files.link(self.wal, self.held_wal)
+                if durably:
+                    self._sync_name(files)
+
+    def _sync_name(self, files: Files) -> None:
+        try:
+            files.sync_directory(self.directory)
+        except OSError:
+            files.unlink(self.held_wal)
+            raise
 
     def holds_wal(self) -> bool:
         """Whether the live WAL has its second name."""

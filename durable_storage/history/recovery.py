@@ -437,7 +437,7 @@ def write_base(
     ``status`` is that of the file, which is durable with its times. Or there are ``salts``, those
     of the WAL that goes on from there; without them the database must not be open.
     """
-    layout, head = reader.layout, reader.log.head
+    layout, head = reader.layout, reader.log.durable_entry
     assert head is not None, "an empty log needs no base"
     if salts == head.block.salts:
         return  # the log has gone on into that WAL already, and says so itself

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, final
@@ -130,6 +131,8 @@ class SegmentLog:
         self._durable: Entry | None = None
         self._lost = 0
         self._entries: list[Entry] | None = None
+        # Held while that list is made or goes on: archiving and maintenance are two threads.
+        self._listing = threading.Lock()
 
     # -- what is there
 
@@ -142,6 +145,15 @@ class SegmentLog:
     def durable(self) -> Position:
         """The last commit that is durable in the log."""
         return self._durable.block.end if self._durable is not None else BEGINNING
+
+    @property
+    def _durable_number(self) -> int:
+        return self._durable.block.number if self._durable is not None else 0
+
+    @property
+    def durable_entry(self) -> Entry | None:
+        """The last block that is durable."""
+        return self._durable
 
     @property
     def number(self) -> int:
@@ -192,16 +204,17 @@ class SegmentLog:
 
     def entries(self) -> list[Entry]:
         """Return every block up to the head, oldest first. Reads headers only, and those once."""
-        if self._entries is None:
-            entries: list[Entry] = []
-            for path in self.segments():
-                found = _scan(path, self._object_id)
-                if found:
-                    _drop_from(entries, found[0].block.number)
-                    entries += found
-            _drop_from(entries, self.number + 1)
-            self._entries = entries
-        return self._entries
+        with self._listing:
+            if self._entries is None:
+                entries: list[Entry] = []
+                for path in self.segments():
+                    found = _scan(path, self._object_id)
+                    if found:
+                        _drop_from(entries, found[0].block.number)
+                        entries += found
+                _drop_from(entries, self.number + 1)
+                self._entries = entries
+            return self._entries
 
     # -- opening
 
@@ -254,7 +267,9 @@ class SegmentLog:
             kept = _without_torn_tail(found, _first_number(path), durable)
             if kept:
                 self._take_head(kept[-1], found[0].block.first_time)
-                if cut and os.path.getsize(path) > kept[-1].stop:
+                if cut and (
+                    kept[-1].block.number > durable or os.path.getsize(path) > kept[-1].stop
+                ):
                     self._cut(path, kept[-1].stop)
                 return
             if cut:
@@ -303,7 +318,7 @@ class SegmentLog:
             epoch=epoch,
             generation=generation,
             number=max(self.number, self._lost) + 1,
-            durable=max(self._durable.block.number if self._durable is not None else 0, self._lost),
+            durable=max(self._durable_number, self._lost),
             previous=self.head.block.hash if self.head is not None else NO_HASH,
         )
         if self._is_finished(block):
@@ -319,9 +334,10 @@ class SegmentLog:
             encoded.times,
             encoded.frames,
         )
-        self.head = entry
-        if self._entries is not None:
-            self._entries.append(entry)
+        with self._listing:
+            self.head = entry
+            if self._entries is not None:
+                self._entries.append(entry)
 
     def _is_finished(self, block: Block) -> bool:
         if not self._path:
@@ -337,8 +353,10 @@ class SegmentLog:
         self.sync()
         self._close_file()
         path = os.path.join(self.directory, f"{block.number:016x}{SUFFIX}")
-        if os.path.exists(path):  # left over from an append that could not be undone
-            self._files.unlink(path)
+        for leftover in reversed(self.segments()):  # from an append that could not be undone
+            if leftover < path:
+                break
+            self._files.unlink(leftover)
         self._descriptor = self._files.create(path)
         self._path, self._offset, self._begun_ms = path, 0, block.first_time
         self._files.sync_directory(self.directory)
@@ -348,8 +366,12 @@ class SegmentLog:
 
         If the disk refuses even this, the leftovers are overruled by that new segment.
         """
-        self.head = before
-        self._entries = None
+        with self._listing:
+            self.head = before
+            self._entries = None
+        if before is None or before.block.number < self._durable_number:
+            # Beginning a segment made a part of what is undone durable.
+            self._durable = before
         self._close_file()
         try:
             for path in reversed(self.segments()):
@@ -358,7 +380,8 @@ class SegmentLog:
                     break
                 self._files.unlink(path)
         except OSError:
-            pass
+            # The file is closed, so what was not made durable in it never will be.
+            self.head = self._durable
         self._path = ""
 
     def sync(self) -> None:
@@ -382,7 +405,8 @@ class SegmentLog:
             # One after the other, so that a crash leaves no hole.
             self._files.unlink(path)
             self._files.sync_directory(self.directory)
-        self._entries = None
+        with self._listing:
+            self._entries = None
 
     def close(self) -> None:
         """Close the segment that is being written."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 from ..errors import ArgumentTypeError, ObjectResetError
 from ..gates.deadlines import Deadlines
 from ..gates.delivery import deliver
-from ..gates.life import Life
+from ..gates.life import Life, told
 from ..gates.loop import Loop
 from ..gates.ready import awaited
 from ..ids import DurableObjectId
@@ -178,7 +178,7 @@ class Resident:
         instance = self.instance
         if instance is None:
             return self._boot(life, method)
-        return awaited(method(instance))
+        return _called(method, instance)
 
     async def _boot(self, life: Life, method: Callable[[Any], Any]) -> Any:
         state, self._booting = self._booting, None
@@ -384,10 +384,15 @@ async def _call_alarm(instance: Any, info: AlarmInvocationInfo) -> None:
         await awaited(handler(info))
 
 
+async def _called(method: Callable[[Any], Any], instance: Any) -> Any:
+    # Called here, because an ordinary function does all its work when it is called.
+    return await awaited(method(instance))
+
+
 def _construction_failed(cls: type, exc: BaseException) -> BaseException:
     if not isinstance(exc, Exception):
         return exc
-    message = str(exc) or type(exc).__name__
+    message = told(exc)
     if isinstance(exc, AttributeError) and exc.name in ("ctx", "env") and isinstance(exc.obj, cls):
         message += (
             f"; {cls.__name__}.__init__ has to call super().__init__(ctx, env) before it uses it"

@@ -159,14 +159,15 @@ class Host:
     def _broken(self, life: Life) -> None:
         if self.life is not life:
             return
-        log_reset(self.name, life.broken)
-        self.life = self.session = None
-        self._previous = life
-        if life.storage_failed or self.restore_requested:
+        # A file that is being folded is not another life's to write: its log may be behind.
+        if life.storage_failed or self.restore_requested or self._folded is not None:
             self._suspect = life.gate.failure is not None
             self._close_file()
         if self._on_broken is not None:
             self._on_broken(life)
+        self._previous = life
+        self.life = self.session = None
+        log_reset(self.name, life.broken)
 
     def _close_file(self) -> None:
         file, self._file = self._file, None
@@ -242,10 +243,11 @@ class Host:
         folding = life.folding = threading.Event()
         folded = self._folded = loop.signal()
         life.backing.hold(True)
+        done = loop.signal()
+        started = False
         try:
             if life.pending:
                 life.commit()
-            done = loop.signal()
             errors: list[BaseException] = []
             refused = False
 
@@ -263,20 +265,22 @@ class Host:
 
             if life.broken is None:
                 loop.run_in_thread(job, finish)
+                started = True
                 await done.wait()
-            refused = refused or bool(errors)
-            # A disk that refuses, or an outside reader, is asked again later, not at every commit.
-            self._fold_at_bytes = (
-                max(FOLD_AT_BYTES, file.database.wal_size_bytes) * 2 if refused else FOLD_AT_BYTES
-            )
+            self._fold_at_bytes = FOLD_AT_BYTES
             if errors and isinstance(errors[0], LogRefusedError):
                 life.confirm_failed(errors[0])
-            elif refused:
+            elif (refused or errors) and self._file is file:
+                # A disk that refuses, or an outside reader, is asked again later, not at every
+                # commit.
+                self._fold_at_bytes = 2 * max(FOLD_AT_BYTES, file.database.wal_size_bytes)
                 STORAGE.warning(
                     "%s: its log could not be folded; it grows on, and that is tried again later",
                     self.name, exc_info=errors[0] if errors else None,
                 )  # fmt: skip
         finally:
+            if started and not done.is_set():
+                life.break_(ObjectResetError(f"{self.name} was reset: its fold was cancelled"))
             folding.set()
             folded.set()
             self._folded = None

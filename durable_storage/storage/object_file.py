@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -53,6 +52,7 @@ class ObjectFile:
         self._before_confirm = before_confirm
         # Two lives may confirm at once: the last commits of the old and the first of the new.
         self._lock = threading.Lock()
+        self._closed: list[OSError] | None = None
         self.log: CommitLog | None = None
         if history.enabled:
             self.log = CommitLog.open(path, settings=history, clock_ms=clock.time_ms, faults=faults)
@@ -98,6 +98,10 @@ class ObjectFile:
             OSError: the disk refused.
         """
         with self._lock:
+            if self._closed is not None:
+                if self._closed:
+                    raise self._closed[0]
+                return
             if self._before_confirm is not None:
                 self._before_confirm()
             if self.log is not None:
@@ -142,17 +146,24 @@ class ObjectFile:
         refusal = archiving.exception()
         if folded and (refusal is not None or not archiving.result()):
             # The next commit would start the WAL anew, over what is not in the log.
+            self.database.close()
             raise LogRefusedError("its history cannot be written") from refusal
         return folded and archiving.result()
 
     def close(self) -> None:
         """Close everything; what was committed is confirmed by then."""
         with self._lock:
+            if self._closed is not None:
+                return
+            self._closed = []
             try:
                 if self.log is not None:
                     self.log.close()
                 elif self.database.commits:
-                    with contextlib.suppress(OSError):
-                        self.database.confirm()
+                    self.database.confirm()
+            except OSError as error:
+                self._closed.append(error)
+                if self.log is not None:
+                    raise
             finally:
                 self.database.close()

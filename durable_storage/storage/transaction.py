@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Generator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast, final
 
-from ..errors import ObjectDead, TransactionError
+from ..errors import TransactionError
 from ..gates.critical import CriticalSection, OpenSection
 from ..gates.ready import Eager
 
@@ -138,7 +138,7 @@ def transaction_section(
             raise
         txn._end(keep=True)  # pyright: ignore[reportPrivateUsage]
         if life.broken is not None:
-            raise ObjectDead(str(life.broken))
+            raise life.dead_error()
         return result
 
     return CriticalSection(life, body, resets=False)
@@ -192,4 +192,4 @@ class TransactionContext:
         finally:
             section.leave()
         if error is None and life.broken is not None:
-            raise ObjectDead(str(life.broken))
+            raise life.dead_error()

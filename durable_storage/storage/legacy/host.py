@@ -129,10 +129,10 @@ class LegacyHost:
     def _broken(self, life: Life) -> None:
         if self.life is not life:
             return
-        log_reset(self.name, life.broken)
-        self.life = self.session = None
         if self._on_broken is not None:
             self._on_broken(life)
+        self.life = self.session = None
+        log_reset(self.name, life.broken)
 
     def _confirmed(self) -> None:
         # Of an earlier life: its alarm may have been replaced since.

@@ -77,7 +77,7 @@ class Reading(Generic[T]):
     async def _wait(self) -> None:
         await self.ended.wait()
         if self._life.broken is not None:
-            raise ObjectDead(str(self._life.broken))
+            raise self._life.dead_error()
 
 
 @final
@@ -109,7 +109,7 @@ class Postponed(Generic[T]):
     async def _body(self) -> T:
         result = await self._start()
         if self._life.broken is not None:
-            raise ObjectDead(str(self._life.broken))
+            raise self._life.dead_error()
         return result
 
 

@@ -122,15 +122,16 @@ class Disk:
         directory: str,
         names_of: Callable[[str], dict[str, int]],
         loss: _Loss | None,
+        copies: dict[int, str] | None = None,
     ) -> None:
         os.mkdir(destination)
-        copies: dict[int, str] = {}
+        copies = {} if copies is None else copies
         for name, inode in sorted(names_of(directory).items()):
             target = os.path.join(destination, name)
             held = self._kept_open[inode]
             status = os.fstat(held)
             if os.path.isdir(f"/dev/fd/{held}"):
-                self._build(target, os.path.join(directory, name), names_of, loss)
+                self._build(target, os.path.join(directory, name), names_of, loss, copies)
                 continue
             if inode in copies:
                 os.link(copies[inode], target)
