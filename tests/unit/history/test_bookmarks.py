@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -102,4 +104,52 @@ def test_a_time_before_history_or_in_the_future_is_refused(tmp_path: Path) -> No
         assert session.exported(session.log.bookmark_for_time(5000)) == session.content()
     with pytest.raises(ArgumentTypeError):
         session.log.bookmark_for_time(5000.0)  # type: ignore[arg-type]
+    session.close()
+
+
+class _NoRoomForBase:
+    """Refuses to name a new WAL durably."""
+
+    def __init__(self) -> None:
+        self.full = False
+
+    def before(self, operation: str, path: str) -> None:
+        if self.full and os.path.basename(path).startswith("base"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+
+def test_a_bookmark_right_after_a_fold_outlives_the_process(tmp_path: Path) -> None:
+    session = Session(tmp_path / "object.sqlite")
+    session.run("CREATE TABLE t(a)")
+    # The threads of the background have other things to do.
+    session.log._start = lambda work: None
+    assert session.fold()
+    session.run("INSERT INTO t VALUES(1)")
+    bookmark, state = session.log.current_bookmark(), session.content()
+    session.crash()
+    session = Session(session.path)
+    assert session.exported(bookmark) == state
+    assert session.log.verify().sound
+    session.close()
+
+
+def test_no_bookmark_is_given_of_a_wal_that_the_disk_refuses_to_name(tmp_path: Path) -> None:
+    disk = _NoRoomForBase()
+    session = Session(tmp_path / "object.sqlite", faults=disk)
+    session.run("CREATE TABLE t(a)")
+    first = session.log.current_bookmark()
+    disk.full = True
+    assert session.fold()
+    session.run("INSERT INTO t VALUES(1)")
+    with pytest.raises(BookmarkError, match="no bookmarks"):
+        session.log.current_bookmark()
+    with pytest.raises(BookmarkError, match="no bookmarks"):
+        session.log.bookmark_for_time(session.clock())
+    with pytest.raises(BookmarkError, match="no bookmarks"):
+        session.log.request_restore(first)
+    disk.full = False
+    bookmark, state = session.log.current_bookmark(), session.content()
+    session.crash()
+    session = Session(session.path)
+    assert session.exported(bookmark) == state
     session.close()
