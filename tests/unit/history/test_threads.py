@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from durable_storage.history import History, commit_log, retention
+from durable_storage.history import History, commit_log, retention, segment
 from durable_storage.history.background import start_in_background
 from durable_storage.history.files import Files
+from durable_storage.history.segment import Entry
 
 from .rig import ManualTime, Session
 
@@ -170,4 +171,36 @@ def test_what_is_committed_while_the_disk_is_asked_waits_for_the_next_time(tmp_p
     database.commit()
     session.confirm()
     assert log._settled == log._seen > first
+    session.close()
+
+
+def test_what_is_appended_while_the_blocks_are_listed_is_not_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(tmp_path / "object.sqlite")
+    log = session.log._log
+    session.run("CREATE TABLE t(a)")
+    assert session.log.archive()
+    session.run("INSERT INTO t VALUES(1)")
+    bookmark, state = session.log.current_bookmark(), session.content()
+    log._entries = None
+    other = threading.Thread(target=session.log.archive)
+    genuine = segment._scan
+
+    def scan(path: str, object_id: bytes) -> list[Entry]:
+        found = genuine(path, object_id)
+        if other.ident is None:
+            other.start()
+            # It may have to wait until this thread is done.
+            other.join(0.2)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(segment, "_scan", scan)
+        log.entries()
+        other.join()
+    assert [entry.block.number for entry in log.entries()] == list(range(1, log.number + 1))
+    assert log.number > 1
+    assert session.exported(bookmark) == state
+    assert session.log.verify().sound
     session.close()
