@@ -148,7 +148,7 @@ def test_imports_run_one_way() -> None:
         ("asyncio", IMPORTS_EVENT_LOOPS),
         ("trio", IMPORTS_EVENT_LOOPS),
         ("pickle", ("serializers.pickles",)),
-        ("ctypes", ()),
+        ("ctypes", ("database.forks",)),
     ],
 )
 def test_a_library_is_imported_only_where_it_belongs(

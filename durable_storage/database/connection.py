@@ -44,6 +44,7 @@ from .create import DatabaseFile
 from .cursor import NOTHING, SqlStorageCursor, make_cursor
 from .deletion import drop_everything
 from .faults import Faults
+from .forks import keep, leak
 from .internal import InternalSql, own
 from .kv import MISSING, KeyRange, KeyValueTable, Missing, Stored
 from .meter import Meter
@@ -96,6 +97,7 @@ class Database:
         path: as given.
         created: the file was created now.
         commits: grows with every commit that may have changed something.
+        left: this is a forked child, and the file is its parent's.
         thread_id: the only thread that may read results, where there are threads at all.
         transaction_lost: SQLite ended a transaction by itself, as ``INSERT OR ROLLBACK`` and some
             I/O errors make it; what the transaction wrote is gone.
@@ -119,6 +121,7 @@ class Database:
         self._limits = limits or Limits()
         self._faults = faults
         self._closed = False
+        self.left: bool = False
         # Invariant: true between begin and commit or rollback, whatever SQLite did meanwhile.
         self._begun = False
         self._commits_alone = False
@@ -155,6 +158,7 @@ class Database:
         self.kv_execute: Callable[[str, tuple[str]], sqlite3.Cursor] = self._sql.cursor.execute
         self._metadata = KeyValueTable(self._sql, "_cf_METADATA", self._record_version)
         self._wal = WriteAheadLog(self.path, self._file.descriptor, faults)
+        keep(self)
         try:
             self._check_version()
             self._authorizer.internal = False
@@ -315,6 +319,11 @@ class Database:
         with self._sql:
             set_synchronous(self._connection, self.path, normal=True)
         self._synchronous_off = False
+
+    def forked(self) -> None:
+        """Leave the file to the parent process."""
+        self.left = self._closed = True
+        leak(self._connection)
 
     def close(self) -> None:
         """Fold the WAL, close the file and end every cursor; an open transaction is undone."""

@@ -257,6 +257,8 @@ class Life:
     def commit(self) -> None:
         """Commit what is pending now; the life breaks if that fails."""
         self.pending = False
+        if not self.loop.thread_id:
+            return  # in a forked child, the file is the parent's
         try:
             withhold = self.backing.commit()
         except Exception as exc:

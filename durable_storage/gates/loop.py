@@ -11,8 +11,10 @@ import contextvars
 import functools
 import os
 import queue
+import sys
 import threading
 import types
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast, final
@@ -181,7 +183,7 @@ class Loop:
 
     Attributes:
         current: the frame whose step is running, or None between steps.
-        thread_id: the only thread from which objects of this loop may be used.
+        thread_id: the only thread from which objects of this loop may be used; 0 in a forked child.
         confirm_seconds: how long a confirmation takes of late.
         events: how many events are under way on this loop.
         on_idle: called when an object may have become idle; empty unless somebody waits for that.
@@ -192,6 +194,7 @@ class Loop:
     """
 
     __slots__ = (
+        "__weakref__",
         "_backend",
         "_held_events",
         "_held_since",
@@ -218,6 +221,7 @@ class Loop:
         self.is_trio: bool = backend.is_trio
         self.current: Frame | None = None
         self.thread_id: int = threading.get_ident()
+        _LOOPS.add(self)
         self.events: int = 0
         self.confirm_seconds: float = 0.0
         self.on_idle: set[Callable[[], None]] = set()
@@ -233,9 +237,14 @@ class Loop:
 
     @staticmethod
     def running() -> Loop:
-        """The `Loop` of the event loop that runs in this thread."""
+        """The `Loop` of the event loop that runs in this thread.
+
+        Raises:
+            ConcurrencyError: its tasks begin to run before the code that makes them goes on.
+        """
         loop = getattr(_LOCAL, "loop", None)
         if loop is None or not loop._backend.same():
+            _refuse_eager_tasks()
             loop = _LOCAL.loop = Loop()
         return loop
 
@@ -254,11 +263,14 @@ class Loop:
         self._held_events += events
         if self._held_since is None:
             self._held_since = perf_counter()
-            self.call_soon(self._pass)
+            if not self.is_trio:
+                # With trio the next pass would come sooner for it, before tasks that are ready.
+                self.call_soon(self._pass)
         elif (
             self._held_events > GIVE_WAY_AFTER_EVENTS
             and perf_counter() - self._held_since > GIVE_WAY_AFTER_SECONDS
         ):
+            self._pass()
             await anyio.lowlevel.checkpoint()
 
     def _pass(self) -> None:
@@ -272,9 +284,19 @@ class Loop:
             ConcurrencyError: the caller is not on the thread of this loop.
         """
         if threading.get_ident() != self.thread_id:
+            if not self.thread_id:
+                raise ConcurrencyError(
+                    f"{used} was used in a forked process; it belongs to the parent. Let the child "
+                    "open a runtime of its own, on another directory"
+                )
             raise ConcurrencyError(
                 f"{used} was used from another thread; it belongs to the thread of its event "
                 "loop. Return to that first, as anyio.from_thread.run() does"
+            )
+        if not self._backend.same():
+            raise ConcurrencyError(
+                f"{used} was used from another event loop; it belongs to the one that its runtime "
+                "was opened in, and ends with that"
             )
 
     def own_failure(self, exc: BaseException) -> bool:
@@ -304,6 +326,25 @@ def _first_steps(loop: Loop) -> Generator[Any, Any, None]:
     while True:
         loop.returned = yield from coroutine
         coroutine = yield RETURNED
+
+
+def _refuse_eager_tasks() -> None:
+    # The first step of such a task would be taken for one of the event that makes it.
+    if sys.version_info < (3, 12):
+        return
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+
+    async def nothing() -> None:
+        pass
+
+    if asyncio.create_task(nothing()).done():
+        raise ConcurrencyError(
+            "the event loop starts tasks eagerly (asyncio.eager_task_factory): the events of an "
+            "object and its child tasks cannot be told apart then. Leave the task factory as it is"
+        )
 
 
 def _running_backend() -> _Backend:
@@ -346,8 +387,16 @@ class _Workers:
             del loop, job, done, error
 
 
+def _forked() -> None:
+    # Threads do not survive a fork; their queue must not seem served.
+    _WORKERS.reset()
+    _LOCAL.loop = None
+    for loop in list(_LOOPS):
+        loop.thread_id = 0
+
+
 _LOCAL = threading.local()
 _WORKERS = _Workers()
+_LOOPS: weakref.WeakSet[Loop] = weakref.WeakSet()
 if hasattr(os, "register_at_fork"):
-    # Threads do not survive a fork; their queue must not seem served.
-    os.register_at_fork(after_in_child=_WORKERS.reset)
+    os.register_at_fork(after_in_child=_forked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -34,3 +35,8 @@ def _report_failure(work: Callable[[], None]) -> None:
 @cache
 def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(THREADS, thread_name_prefix="durable-storage-history")
+
+
+if hasattr(os, "register_at_fork"):
+    # Threads do not survive a fork, and their work is the parent's.
+    os.register_at_fork(after_in_child=_threads.cache_clear)

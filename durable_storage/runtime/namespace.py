@@ -227,7 +227,6 @@ def _method(
     residents = namespace._residents  # pyright: ignore[reportPrivateUsage]
     digits = str(object_id)
     loop = runtime.loop
-    thread_id = loop.thread_id
     make = object.__new__
     ticks = TICKS
     # Bound once: looking a method up in each call costs more than calling it (5 % of a stub call).
@@ -248,7 +247,7 @@ def _method(
             or (
                 outer is not None and not (outer.ended and (outer.life is life or outer.life.quiet))
             )
-            or get_ident() != thread_id
+            or get_ident() != loop.thread_id
         ):
             return await deliver(args, kwargs)
         # A call from outside to an object that is awake and open: its first step is run here, and

@@ -37,6 +37,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, NewType, final
 
 from ..database.faults import Faults
+from ..database.forks import keep, leak
 from ..errors import (
     ArgumentValueError,
     DatabaseFileError,
@@ -231,6 +232,7 @@ class Registry:
         self._batch = threading.local()
         self._wal: int | None = None
         self._connection = self._open()
+        keep(self)
         try:
             with self._change() as connection:
                 row = connection.execute("SELECT value FROM mark WHERE name = 'closed'").fetchone()
@@ -457,6 +459,11 @@ class Registry:
                 self.flush(durable=True)
         elif len(self._alarms) + len(self._objects) >= _BUFFER_MAX_ENTRIES:
             self.flush()
+
+    def forked(self) -> None:
+        """Leave the file to the parent process."""
+        self._wal = None
+        leak(self._connection)
 
     def close(self) -> None:
         """Write everything durably, mark the registry closed, close it. Idempotent."""

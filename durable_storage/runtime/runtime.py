@@ -297,8 +297,9 @@ class Runtime:
         Raises:
             ObjectResetError: an object's last writes could not be confirmed.
         """
-        if self.closing:
-            return
+        if self.closing or not self._loop.thread_id:
+            return  # closed already, or all of it is the parent process's
+        self._loop.check_thread("close()")
         self.closing = True
         failures: list[Exception] = []
         for resident in self._all_residents():

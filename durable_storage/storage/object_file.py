@@ -98,6 +98,8 @@ class ObjectFile:
             OSError: the disk refused.
         """
         with self._lock:
+            if self.database.left:
+                raise OSError("the file is the parent process's")
             if self._closed is not None:
                 if self._closed:
                     raise self._closed[0]
@@ -122,6 +124,8 @@ class ObjectFile:
         """
         with self._lock:
             database, log = self.database, self.log
+            if database.left:
+                return False
             if log is None:
                 # Folding may delete the WAL; its name must not be an earlier WAL's by then.
                 database.confirm()
@@ -153,7 +157,7 @@ class ObjectFile:
     def close(self) -> None:
         """Close everything; what was committed is confirmed by then."""
         with self._lock:
-            if self._closed is not None:
+            if self._closed is not None or self.database.left:
                 return
             self._closed = []
             try:
