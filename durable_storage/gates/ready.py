@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+import inspect
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar, cast, final
 
@@ -96,7 +97,7 @@ class _ReadyNone(_Awaitable):
 
 async def awaited(result: Any) -> Any:
     """What a callback gave: itself, or what awaiting it gives."""
-    if type(result) is CoroutineType or isinstance(result, Awaitable):
+    if type(result) is CoroutineType or inspect.isawaitable(result):
         return cast("Any", await result)
     return result
 

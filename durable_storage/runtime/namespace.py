@@ -6,7 +6,7 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine
 from threading import get_ident
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast, final
 
 from ..errors import ArgumentTypeError, ArgumentValueError
 from ..gates.event import EVENT, Frame, drive
@@ -184,18 +184,25 @@ class Stub:
         namespace, object_id, _ = self.__dict__["_stub"]
         return f"<stub of {namespace.cls.__name__} {object_id.name or object_id!s}>"
 
+    def __copy__(self) -> Stub:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Stub:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a stub cannot be pickled; store its id or name, and ask a namespace for a stub of it"
+        )
+
     def __setattr__(self, attribute: str, value: object) -> None:
         raise AttributeError(
             f"a stub has no settable attributes; set {attribute!r} inside a method of the object"
         )
 
     def __getattr__(self, method: str) -> Callable[..., Coroutine[Any, Any, Any]]:
-        known = self.__dict__.get("_stub")
-        if known is None:
-            # It is being copied, and has nothing yet.
-            raise AttributeError(method)
         namespace: DurableObjectNamespace[Any]
-        namespace, object_id, hint = known
+        namespace, object_id, hint = self.__dict__["_stub"]
         cls = namespace.cls
         if method.startswith("_") or method in _OWN:
             raise AttributeError(

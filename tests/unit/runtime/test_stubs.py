@@ -6,6 +6,7 @@ import abc
 import contextlib
 import copy
 import inspect
+import pickle
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -102,9 +103,11 @@ async def test_an_attribute_of_the_instance_stands_in_for_its_method_at_every_ca
 async def test_a_copy_of_a_stub_is_a_stub_of_the_same_object() -> None:
     async with Runtime() as runtime:
         stub = runtime.namespace(Whole).get_by_name("one")
-        copied = copy.copy(stub)
-        assert await copied.hello() == await stub.hello()
-        assert copied.id == stub.id  # type: ignore[attr-defined] - a stub has an id
+        for copied in (copy.copy(stub), copy.deepcopy([stub])[0]):
+            assert await copied.hello() == await stub.hello()
+            assert copied.id == stub.id  # type: ignore[attr-defined] - a stub has an id
+        with pytest.raises(TypeError, match="store its id"):
+            pickle.dumps(stub)
 
 
 class Tireless(DurableObject):
