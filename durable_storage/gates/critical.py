@@ -221,10 +221,10 @@ class CriticalSection(Generic[T]):
         life = self._life
         if outer is not None:
             # Entering ends the turn; the step goes on inside.
-            if life.pending and not life.explicit:
-                life.commit()
             if self._limited:
                 await life.loop.give_way()
+            if life.pending and not life.explicit:
+                life.commit()
             if life.broken is not None:
                 raise life.dead_error()
             return self._scope.live()
@@ -291,10 +291,10 @@ class OpenSection:
             scope.critical_waiters.append(waiter)
             await waiter.wait(loop)
             scope = waiter.scope.live()
-        if life.pending and not life.explicit:
-            life.commit()
         if frame is not None:
             await loop.give_way()
+        if life.pending and not life.explicit:
+            life.commit()
         if life.broken is not None:
             raise life.dead_error()
         section = self._section = scope.live().enter()

@@ -16,6 +16,7 @@ from collections.abc import Callable, Hashable
 from typing import final
 
 import anyio
+import anyio.lowlevel
 
 from ..clock import Clock
 from ..errors import OverloadedError
@@ -47,6 +48,7 @@ class Turns:
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._waiting: dict[Hashable, Signal] = {}
+        self._granted: Hashable | None = None
         self.taken: bool = False
         """Whether an object was opened in this pass, or others wait."""
 
@@ -58,15 +60,21 @@ class Turns:
 
     async def wait(self, key: Hashable) -> None:
         """Return when it is this object's turn, or would have been."""
+        if key == self._granted:
+            # Those who waited open it in this pass, and come first.
+            await anyio.lowlevel.checkpoint()
+            return
         signal = self._waiting.get(key)
         if signal is None:
             signal = self._waiting[key] = self._loop.signal()
         await signal.wait()
 
     def _pass(self) -> None:
+        self._granted = None
         if self._waiting:
             # Whether or not somebody is still there to use it.
-            self._waiting.pop(next(iter(self._waiting))).set()
+            self._granted = next(iter(self._waiting))
+            self._waiting.pop(self._granted).set()
             self._loop.call_soon(self._pass)
         else:
             self.taken = False

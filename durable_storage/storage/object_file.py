@@ -52,7 +52,7 @@ class ObjectFile:
         self._before_confirm = before_confirm
         # Two lives may confirm at once: the last commits of the old and the first of the new.
         self._lock = threading.Lock()
-        self._closed: list[OSError] | None = None
+        self._closed: list[Exception] | None = None
         self.log: CommitLog | None = None
         if history.enabled:
             self.log = CommitLog.open(path, settings=history, clock_ms=clock.time_ms, faults=faults)
@@ -97,9 +97,9 @@ class ObjectFile:
         Raises:
             OSError: the disk refused.
         """
+        if self.database.left:  # also, no thread is left to give the lock back
+            raise OSError("the file is the parent process's")
         with self._lock:
-            if self.database.left:
-                raise OSError("the file is the parent process's")
             if self._closed is not None:
                 if self._closed:
                     raise self._closed[0]
@@ -122,9 +122,11 @@ class ObjectFile:
             OSError: the log itself cannot be synced.
             SqlError: the file cannot be written.
         """
+        database, log = self.database, self.log
+        if database.left:
+            return False
         with self._lock:
-            database, log = self.database, self.log
-            if database.left:
+            if self._closed is not None:
                 return False
             if log is None:
                 # Folding may delete the WAL; its name must not be an earlier WAL's by then.
@@ -156,8 +158,10 @@ class ObjectFile:
 
     def close(self) -> None:
         """Close everything; what was committed is confirmed by then."""
+        if self.database.left:
+            return
         with self._lock:
-            if self._closed is not None or self.database.left:
+            if self._closed is not None:
                 return
             self._closed = []
             try:
@@ -165,9 +169,9 @@ class ObjectFile:
                     self.log.close()
                 elif self.database.commits:
                     self.database.confirm()
-            except OSError as error:
+            except Exception as error:
                 self._closed.append(error)
-                if self.log is not None:
+                if self.log is not None or not isinstance(error, OSError):
                     raise
             finally:
                 self.database.close()

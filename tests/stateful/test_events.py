@@ -34,6 +34,7 @@ from durable_storage import (
     ObjectResetError,
     Runtime,
 )
+from durable_storage.gates import loop
 
 from .profiles import times
 
@@ -408,6 +409,16 @@ async def test_random_events_leave_what_a_serial_order_allows(first: int) -> Non
         except BaseException as exc:
             exc.add_note(f"seed {seed}")
             raise
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("seed", [3, 12, 27, 38])
+async def test_random_events_that_give_way_wherever_they_may(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "GIVE_WAY_AFTER_EVENTS", -1)
+    monkeypatch.setattr(loop, "GIVE_WAY_AFTER_SECONDS", -1)
+    await play(seed)
 
 
 def main(arguments: list[str]) -> int:

@@ -272,16 +272,18 @@ async def test_a_call_of_a_stub_calls_few_functions(tmp_path: Path, anyio_backen
         cell = runtime.namespace(Cell).get_by_name("cell")
         for _ in range(3):
             await cell.nothing()
-        count = 0
+        counts: list[int] = []
 
         def profile(frame: Any, event: str, argument: Any) -> None:
-            nonlocal count
             if event in ("call", "c_call"):
-                count += 1
+                counts[-1] += 1
 
-        with _profiled(profile):
-            await cell.nothing()
-    assert count <= STUB_CALLS_MAX[anyio_backend], count
+        # Once in sixteen calls it is looked whether others should run.
+        for _ in range(2):
+            counts.append(0)
+            with _profiled(profile):
+                await cell.nothing()
+    assert min(counts) <= STUB_CALLS_MAX[anyio_backend], counts
 
 
 # -- memory -------------------------------------------------------------------------------
