@@ -149,12 +149,12 @@ def _generation(path: str) -> object:
         header = b""
     if header:
         return header
-    # Without a WAL nobody writes the file, except by making it anew.
+    # Without a WAL nobody writes the file, except to make it anew or out of a journal.
     try:
         status = os.stat(path)
     except FileNotFoundError:
         return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns, os.path.exists(path + "-journal")
 
 
 def _copy_database(path: str, target: str) -> None:

@@ -105,11 +105,12 @@ class Files:
         finally:
             os.close(descriptor)
 
-    def rename(self, source: str, destination: str) -> None:
+    def rename(self, source: str, destination: str, *, durably: bool = True) -> None:
         """Rename a file over another and make the new name durable."""
         self.announce("rename", destination)
         os.rename(source, destination)
-        self.sync_directory(os.path.dirname(destination))
+        if durably:
+            self.sync_directory(os.path.dirname(destination))
 
     def replace(self, path: str, data: bytes) -> None:
         """Durably put ``data`` in the place of a file: all of it or, after a crash, none."""

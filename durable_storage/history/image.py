@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import struct
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from typing import Final, final
@@ -20,24 +21,24 @@ __all__ = [
     "SLICE_SIZE",
     "Difference",
     "Image",
-    "assume",
     "compare",
     "difference_slices",
     "lock_page",
     "page_size_of",
+    "pages_of",
 ]
 
 _FRAME_HEADER: Final = struct.Struct(">II16x")
+_NUMBER: Final = struct.Struct(">I")
+_JOURNAL_HEADER: Final = struct.Struct(">8sIIIII")
+_JOURNAL_MAGIC: Final = bytes.fromhex("d9d505f920a163d7")
+_JOURNAL_SECTOR: Final = 512
 _PENDING_BYTE: Final = 0x40000000
 SLICE_SIZE: Final = 1024**2
 """The most bytes of a difference that one block holds."""
 # Pages of one system call, far below any limit on them.
 _RUN_MAX: Final = 256
 _COMPARE_SIZE: Final = 1024 * 1024
-# Systems and file systems that cannot copy by themselves.
-_NO_COPY_RANGE: Final = frozenset(
-    {errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
-)
 
 
 @final
@@ -68,16 +69,24 @@ class Image:
 
     def begin(self, page_size: int, pages: int) -> None:
         """Forget everything and start with a database of which every page is missing."""
-        os.ftruncate(self._descriptor, 0)
+        self._clear()
         self._begin(page_size, pages, bytearray(b"\1") * (pages + 1))
 
-    def begin_with(self, path: str, page_size: int, pages: int, missing: bytearray) -> None:
-        """Start with another file's pages, of which some are not those of this database."""
-        self._files.announce("write", self.path)
-        os.ftruncate(self._descriptor, 0)
+    def begin_over(self, path: str, page_size: int, pages: int, missing: bytearray) -> None:
+        """Start with what another file has, except for the pages that are missing.
+
+        Of what is not missing only page 1 is copied, which says how large pages are.
+        """
+        self._clear()
         with open(path, "rb", buffering=0) as file:
-            _copy(file.fileno(), self._descriptor, pages * page_size)
+            self._files.write(self._descriptor, self.path, 0, file.read(page_size))
         self._begin(page_size, pages, missing)
+
+    def _clear(self) -> None:
+        # Not without need: of a file that was cut to nothing, ext4 begins to write what it holds
+        # when it is closed, and removing it then has to wait for the disk.
+        if self.pages:
+            os.ftruncate(self._descriptor, 0)
 
     def _begin(self, page_size: int, pages: int, missing: bytearray) -> None:
         os.ftruncate(self._descriptor, pages * page_size)
@@ -173,6 +182,31 @@ class Image:
         """Return consecutive pages; zeros where none was written."""
         return os.pread(self._descriptor, pages * self.page_size, (first_page - 1) * self.page_size)
 
+    def write_journal(self, path: str, pages: Sequence[int]) -> None:
+        """Write a file that has SQLite make another one this database, by some of its pages.
+
+        As a rollback journal beside the other file it is what an interrupted transaction leaves:
+        whoever opens the file next, SQLite puts the pages into it first, and again if that is
+        interrupted. See SQLite's "Database File Format", chapter 3.
+        """
+        files, page_size = self._files, self.page_size
+        nonce = secrets.randbits(32)
+        header = _JOURNAL_HEADER.pack(
+            _JOURNAL_MAGIC, len(pages), nonce, self.pages, _JOURNAL_SECTOR, page_size
+        )
+        descriptor = files.scratch(path)
+        try:
+            offset = files.write(descriptor, path, 0, header.ljust(_JOURNAL_SECTOR, b"\0"))
+            for start in range(0, len(pages), _RUN_MAX):
+                parts: list[bytes] = []
+                for page in pages[start : start + _RUN_MAX]:
+                    data = self.read_run(page, 1)
+                    check = (nonce + sum(data[page_size - 200 : 0 : -200])) & 0xFFFFFFFF
+                    parts += [_NUMBER.pack(page), data, _NUMBER.pack(check)]
+                offset = files.write(descriptor, path, offset, b"".join(parts))
+        finally:
+            os.close(descriptor)
+
     def leave_wal_mode(self) -> None:
         """Mark the database as one with a rollback journal, which is a single file at rest."""
         self._files.write(self._descriptor, self.path, 18, b"\x01\x01")
@@ -212,12 +246,17 @@ class Difference:
     """The pages are all there are, and the old file is of no use."""
 
 
-def compare(old: int, new: int) -> Difference | None:
-    """Return what ``new`` has and ``old`` has not, both given by descriptor; None if nothing.
+def compare(old_path: str, new_path: str) -> Difference | None:
+    """Return what a database file has and an old one has not; None if nothing.
 
     Page 1 is always in a difference, so that there is a page that can carry the new size. The
     page sizes may differ.
     """
+    with open(old_path, "rb", buffering=0) as old, open(new_path, "rb", buffering=0) as new:
+        return _compare(old.fileno(), new.fileno())
+
+
+def _compare(old: int, new: int) -> Difference | None:
     page_size = page_size_of(new)
     full = page_size_of(old) != page_size
     new_size = os.fstat(new).st_size
@@ -239,12 +278,14 @@ def compare(old: int, new: int) -> Difference | None:
     return Difference(pages, full) if differ else None
 
 
-def assume(changed: bytes, page_size: int) -> Difference:
-    """Return the difference that has every page at whose number ``changed`` is not zero."""
+def pages_of(marks: bytes, page_size: int) -> array[int]:
+    """Return the numbers of the pages that are marked, in order; page 1 if none is.
+
+    A commit needs one, to carry the size.
+    """
     skipped = lock_page(page_size)
-    pages = [page for page in compress(range(len(changed)), changed) if page not in (0, skipped)]
-    # One has to carry the size.
-    return Difference(array("I", pages or [1]), False)
+    pages = [page for page in compress(range(len(marks)), marks) if page not in (0, skipped)]
+    return array("I", pages or [1])
 
 
 def lock_page(page_size: int) -> int:
@@ -272,24 +313,3 @@ def difference_slices(
             parts[-2] = _FRAME_HEADER.pack(pages[-1], database_pages)
         times = [(last, time_ms)]
         yield Slice(b"".join(parts), start + 1, times, page_size, flags=flags, hurried=hurried)
-
-
-def _copy(source: int, destination: int, size: int) -> None:
-    """Copy the first ``size`` bytes of a file, as many as there are."""
-    offset = 0
-    copy_range = getattr(os, "copy_file_range", None)
-    while offset < size:
-        copied = 0
-        if copy_range is not None:
-            try:
-                copied = copy_range(source, destination, size - offset, offset, offset)
-            except OSError as error:
-                if error.errno not in _NO_COPY_RANGE:
-                    raise
-                copy_range = None
-                continue
-        else:
-            copied = os.pwrite(destination, os.pread(source, _COMPARE_SIZE, offset), offset)
-        if not copied:
-            return
-        offset += copied

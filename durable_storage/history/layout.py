@@ -47,6 +47,7 @@ class Layout:
         """A second name of the live WAL: a connection that is closed behind our back (at the
         exit of the interpreter) removes the first."""
         self.image: str = os.path.join(self.directory, "image.new")
+        self.new_journal: str = os.path.join(self.directory, "journal.new")
         self.snapshot_image: str = os.path.join(self.directory, "snapshot.new")
 
     def make_directories(self, files: Files) -> None:

@@ -189,14 +189,19 @@ class HistoryReader:
         self._fill(target, image)
 
     def rewind(self, path: str, target: Target, image: Image) -> bytes | None:
-        """Make an image the database as of a commit, out of a file that is the log's last one.
+        """Put what a database had as of a commit, and its file lacks, into an image.
 
-        Only what was changed since is read from the log. The file's other pages are taken as they
-        are, and are what they should be as far as its disk keeps what was written.
+        Only what was changed since is read from the log. The file's other pages are taken to be
+        what they should be, which they are as far as its disk keeps what was written.
+
+        Args:
+            path: the file, which is the log's last commit.
+            target: the commit.
+            image: made anew.
 
         Returns:
             Not zero at the number of each page that may differ from the file's; None if that
-            cannot be told, and the whole was read from the log.
+            cannot be told, and the image is the whole.
 
         Raises:
             BookmarkError: something it needs is damaged; the message says what can be had.
@@ -207,13 +212,39 @@ class HistoryReader:
             head = self.log.head
             size = head.block.pages * head.block.page_size if head is not None else 0
             if changed is not None and os.path.getsize(path) == size:
-                image.begin_with(path, page_size, pages, bytearray(changed))
+                image.begin_over(path, page_size, pages, bytearray(changed))
                 self._fill(target, image)
                 return changed
         except (BookmarkError, Damage):
             pass
         self.materialize(target, image)
         return None
+
+    def last_commit(self, path: str, image: Image) -> bytes:
+        """Put the pages of the log's last commit into an image, as `rewind` does.
+
+        Raises:
+            BookmarkError: it is damaged.
+        """
+        head = self.log.head
+        assert head is not None, "there is no commit"
+        block = head.block
+        entries = self.log.entries()
+        first = len(entries) - 1
+        while first and entries[first - 1].block.continues:
+            first -= 1
+        changed = bytearray(block.pages + 1)
+        try:
+            for entry in entries[first:]:
+                for page, _ in entry.heads():
+                    changed[page] = 1
+            image.begin_over(path, block.page_size, block.pages, bytearray(changed))
+            target = Target(block.end, block.number, block.last_time)
+            after = entries[first].block.number - 1
+            self._replay(target, image, after, block.number, b"")
+        except Damage as damage:
+            raise self._damaged(block.end, damage) from damage
+        return bytes(changed)
 
     def lost_with(self, changed: bytes | None, pages: int) -> bytes | None:
         """Return what of the log's last commit the log cannot give back; None if nothing is lost.

@@ -34,7 +34,7 @@ from ..errors import BookmarkError, DatabaseFileError
 from .archive import archive_frames
 from .block import Flags, encode
 from .files import Files
-from .image import Difference, Image, assume, compare, difference_slices, page_size_of
+from .image import Difference, Image, compare, difference_slices, page_size_of, pages_of
 from .layout import Base, Intent, pack_identity, read_base, read_intent, read_times
 from .pipeline import ahead
 from .reader import HistoryReader
@@ -322,28 +322,19 @@ class Recovery:
                     self._reader.materialize(self._reader.find(log.position), old)
                 except BookmarkError:
                     old.begin(old.page_size, 0)  # damaged: as well
-            epoch = log.position.epoch + (log.head is not None)
-            self._log_change(old.path, path, flags, epoch)
+            difference = compare(old.path, path)
+            if difference is not None:
+                epoch = log.position.epoch + (log.head is not None)
+                self._log_change(difference, path, flags, epoch)
         finally:
             old.remove()
 
-    def _log_change(
-        self, old_path: str, new_path: str, flags: int, epoch: int, changed: bytes | None = None
-    ) -> None:
+    def _log_change(self, difference: Difference, path: str, flags: int, epoch: int) -> None:
         log = self._log
-        with open(old_path, "rb", buffering=0) as old, open(new_path, "rb", buffering=0) as new:
-            if changed is not None:
-                difference = assume(changed, page_size_of(new.fileno()))
-            elif found := compare(old.fileno(), new.fileno()):
-                difference = found
-            elif flags & Flags.RESTORE:
-                # Still a commit of its own: the bookmarks before it are of an epoch that ended.
-                difference = Difference(array("I", [1]), full=False)
-            else:
-                return
+        with open(path, "rb", buffering=0) as file:
             time_ms = max(self._clock_ms(), log.last_time)
             slices = difference_slices(
-                difference, new.fileno(), time_ms, flags, hurried=bool(flags & Flags.RESTORE)
+                difference, file.fileno(), time_ms, flags, hurried=bool(flags & Flags.RESTORE)
             )
             log.append(ahead(encode, slices), epoch=epoch, generation=log.position.generation + 1)
         log.sync()
@@ -359,35 +350,36 @@ class Recovery:
         )
 
     def _restore(self, intent: Intent, *, logged: bool) -> None:
-        """Log what the restore changes, unless a crash came after that, and replace the file."""
-        layout, log = self._layout, self._log
+        """Log what the restore changes, and have SQLite change it in the file."""
+        layout, log, reader = self._layout, self._log, self._reader
         self._restoring, self.is_logged = True, False
-        image = Image(layout.image, self._files)
         now = layout.database if _size(layout.database) else os.devnull
-        changed = None
+        image = Image(layout.image, self._files)
         try:
-            target = self._reader.find(log.position if logged else intent.position)
+            changed: bytes | None
             if logged:
-                self._reader.materialize(target, image)
+                changed = reader.last_commit(now, image)
             else:
-                changed = self._reader.rewind(now, target, image)
+                if now != os.devnull:
+                    _refuse_sharing(now)
+                changed = reader.rewind(now, reader.find(intent.position), image)
+            difference = _difference(now, image, changed)
+            image.write_journal(layout.new_journal, difference.pages)
+            if not logged:
+                with self._room_to_grow(image.pages * image.page_size - _size(now)):
+                    self._keep_what_the_log_lacks(now, changed, image.pages)
+                    self._log_change(difference, image.path, Flags.RESTORE, log.position.epoch + 1)
+            if now == os.devnull:
+                self._put_in_place(image)
+            else:
+                self._play_back(layout.new_journal)
         except BookmarkError:
-            image.remove()
-            self._clear_intent()
+            if not logged:
+                self._clear_intent()
             raise
-        except OSError:
+        finally:
             image.remove()
-            raise
-        image.close()
-        if not logged:
-            epoch = log.position.epoch + 1
-            try:
-                self._keep_what_the_log_lacks(now, changed, image.pages)
-                self._log_change(now, image.path, Flags.RESTORE, epoch, changed)
-            except OSError:
-                image.remove()
-                raise
-        self._put_in_place(image)
+            self._files.unlink(layout.new_journal)
 
     def _keep_what_the_log_lacks(self, now: str, changed: bytes | None, pages: int) -> None:
         """Log the pages anew that a restore replaces, if the log is damaged where it has them.
@@ -396,17 +388,52 @@ class Recovery:
         """
         lost = self._reader.lost_with(changed, pages)
         if lost is not None:
-            self._log_change(now, now, Flags.OUTSIDE, self._log.position.epoch, lost)
+            kept = Difference(pages_of(lost, _page_size(now)), full=False)
+            self._log_change(kept, now, Flags.OUTSIDE, self._log.position.epoch)
+
+    @contextlib.contextmanager
+    def _room_to_grow(self, size: int) -> Generator[None]:
+        """Make sure that the disk has room for a larger file, before the log says that it is one.
+
+        Until then a full disk leaves the object as it is; later it would keep it from being opened.
+        """
+        path = self._layout.snapshot_image
+        descriptor = self._files.scratch(path)
+        try:
+            if size > 0 and hasattr(os, "posix_fallocate"):
+                self._files.announce("write", path)
+                os.posix_fallocate(descriptor, 0, size)
+            yield
+        finally:
+            os.close(descriptor)
+            os.unlink(path)
 
     def _put_in_place(self, image: Image) -> None:
-        layout = self._layout
-        # A WAL next to the new file would be taken for its own. All of it is in the log.
-        for path in (layout.wal, layout.wal[:-3] + "shm", layout.journal):
-            self._files.unlink(path)
+        self._remove_logs_of_sqlite()
         # Neither that nor the content need be durable before the new name: until _finish has synced
-        # the file and the intent is gone, the next open does all of this again.
-        self._files.rename(image.path, layout.database)
+        # the file, the next open does all of this again.
+        self._files.rename(image.path, self._layout.database)
         self._finish()
+
+    def _play_back(self, journal: str) -> None:
+        """Have SQLite put the pages of a journal into the file.
+
+        After a crash in between, whoever opens the file has SQLite do that first. Should a loss of
+        power have taken the journal, the next open makes it again, out of the log.
+        """
+        layout, files = self._layout, self._files
+        self._remove_logs_of_sqlite()
+        files.rename(journal, layout.journal, durably=False)
+        _connect(layout.database).close()
+        # It would be played back once more, over what comes after.
+        files.unlink(layout.journal)
+        files.sync_directory(os.path.dirname(layout.database))
+        self._finish()
+
+    def _remove_logs_of_sqlite(self) -> None:
+        # Next to another content they would be taken for its own. All of the WAL is in the log.
+        for path in (self._layout.wal, self._layout.wal[:-3] + "shm", self._layout.journal):
+            self._files.unlink(path)
 
     def _clear_intent(self) -> None:
         self._files.unlink(self._layout.intent)
@@ -453,6 +480,13 @@ def write_base(
     files.replace(layout.base, base.pack())
 
 
+def _difference(now: str, image: Image, changed: bytes | None) -> Difference:
+    """Return what a restore has to log: always something, because an epoch ends with it."""
+    if changed is not None:
+        return Difference(pages_of(changed, image.page_size), full=False)
+    return compare(now, image.path) or Difference(array("I", [1]), full=False)
+
+
 def _connect(path: str) -> sqlite3.Connection:
     """Return a connection that has read the WAL, and leaves none behind when it is closed."""
     connection = sqlite3.connect(path, timeout=0, isolation_level=None)
@@ -467,11 +501,23 @@ def _connect(path: str) -> sqlite3.Connection:
         connection.close()
         if error.sqlite_errorname in ("SQLITE_BUSY", "SQLITE_LOCKED"):
             raise _in_use(path) from error
+        if primary_code(error) == sqlite3.SQLITE_FULL:
+            raise OSError(errno.ENOSPC, str(error), path) from error
         raise DatabaseFileError(f"{path} cannot be opened: {error}") from error
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _refuse_sharing(path: str) -> None:
+    """Refuse a file that is open elsewhere, before anything is changed."""
+    try:
+        _connect(path).close()
+    except DatabaseFileError as error:
+        # What is damaged may be what the restore is for.
+        if isinstance(error.__cause__, sqlite3.OperationalError):
+            raise
 
 
 def _checkpoint(connection: sqlite3.Connection) -> tuple[int, int]:

@@ -28,14 +28,13 @@ UNKNOWN = {
     "writev",
     "sync_file_range",
     "truncate",
-    "fallocate",
     "symlink",
     "symlinkat",
+    "copy_file_range",
     "sendfile",
     "utimensat",
     "creat",
 }
-_COPY = re.compile(r"(\d+), \[(\d+)[^]]*\], (\d+), \[(\d+)[^]]*\],")
 MISSING = "strace is needed to record system calls: apt-get install strace"
 
 
@@ -190,8 +189,6 @@ class _Parser:
                     self._add(call, "mark", mark=json.loads(line[1:]))
         elif name in ("write", "pwrite64", "pwritev", "pwritev2"):
             self._written(call, int(first))
-        elif name == "copy_file_range":
-            self._copied(call)
         elif name in ("fsync", "fdatasync"):
             opened = self._open.get(int(first))
             if opened is not None:
@@ -200,6 +197,14 @@ class _Parser:
             opened = self._open.get(int(first))
             if opened is not None:
                 size = int(text.rsplit(",", 1)[1])
+                self._cut(call, opened[0], size)
+        elif name == "fallocate":
+            opened = self._open.get(int(first))
+            if opened is not None:
+                mode, offset, length = map(int, text.split(", ")[1:])
+                if mode:
+                    raise ValueError(f"fallocate is modelled without modes: {text}")
+                size = max(offset + length, self._sizes.get(opened[0], 0))
                 self._cut(call, opened[0], size)
         elif name in ("rename", "renameat", "renameat2", "link", "linkat"):
             self._named(call)
@@ -254,15 +259,6 @@ class _Parser:
             offset = self._positions[descriptor]
             self._positions[descriptor] += call.result
         self._put(call, node, offset, data)
-
-    def _copied(self, call: _Call) -> None:
-        found = _COPY.match(call.text)
-        if found is None:
-            raise ValueError(f"a copy without offsets is not modelled: {call.text[:200]}")
-        source, start, target, offset = map(int, found.groups())
-        if target in self._open:
-            data = self._contents[self._open[source][0]][start : start + call.result]
-            self._put(call, self._open[target][0], offset, bytes(data))
 
     def _put(self, call: _Call, node: int, offset: int, data: bytes) -> None:
         self._sizes[node] = max(self._sizes.get(node, 0), offset + len(data))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import shutil
+import sqlite3
 import struct
 import zlib
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from durable_storage.errors import BookmarkError
 from durable_storage.history import archive, block, segment
 from durable_storage.history.block import Encoded, Flags, Slice, _hash, encode
 from durable_storage.history.files import Files
-from durable_storage.history.image import Image
+from durable_storage.history.image import Image, pages_of
 from durable_storage.history.reader import HistoryReader
 
 from ...crash.history.workload import shrink_constants
@@ -37,8 +39,14 @@ def rebuilt(reader: HistoryReader, bookmark: str, path: Path) -> bytes:
 def rewound(reader: HistoryReader, bookmark: str, path: Path) -> tuple[bytes, bytes | None]:
     image = Image(str(path.with_suffix(".rewound")), Files())
     changed = reader.rewind(str(path), reader.find(reader.parse(bookmark)), image)
+    marks = b"\1" * (image.pages + 1) if changed is None else changed
+    copy = shutil.copyfile(path, path.with_suffix(".copy"))
+    image.write_journal(f"{copy}-journal", pages_of(marks, image.page_size))
     image.close()
-    return Path(image.path).read_bytes(), changed
+    connection = sqlite3.connect(copy)
+    connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    connection.close()
+    return copy.read_bytes(), changed
 
 
 def grow_and_shrink(session: Session, seed: int) -> Iterator[str]:
