@@ -143,7 +143,7 @@ class DurableObjectState:
         async def code(_: Life) -> Any:
             return await awaited(callback(*args, **kwargs))
 
-        return await deliver(self._loop, self._present, code)
+        return await deliver(self._loop, self._host.preparation, self._present, code)
 
     def _present(self) -> Life:
         """The life that an event is delivered to; a new one after a reset."""
@@ -368,6 +368,9 @@ class _Opened:
         self._deadlines = Deadlines(loop, settings.clock, settings.limits.critical_section_seconds)
         self._host = Host(loop, name, self._path, settings, self._deadlines)
         try:
+            waiting = self._host.preparation()
+            if waiting is not None:
+                await waiting
             return new_state(
                 id_from_name("durable_storage", name),
                 self._host,

@@ -72,7 +72,7 @@ def our_store(clients: int, *, history: bool) -> Any:
 
 
 def bulk(kind: str, size: int, *, history: bool) -> Any:
-    """Ten events a round, each of a thousand rows."""
+    """Events of a thousand rows each."""
 
     @asynccontextmanager
     async def contender(folder: Path) -> AsyncIterator[Run]:
@@ -95,7 +95,8 @@ def bulk(kind: str, size: int, *, history: bool) -> Any:
 
 async def history(bench: Bench) -> None:
     """History on, relative to history off: time, disk, and how long the loop is held up."""
-    for clients, count in ((1, 50), (64, 1280)):
+    # Rounds are long enough for several folds of the log each, or for many syncs.
+    for clients, count in ((1, 400), (64, 2560)):
         await bench.compare(
             f"durable puts, {clients} clients",
             {
@@ -108,7 +109,7 @@ async def history(bench: Bench) -> None:
             goals={WITH_HISTORY: SMALL_GOAL},
         )
     for kind in KINDS:
-        for size, count in ((100, 10_000), (1000, 5000)):
+        for size, count in ((100, 80_000), (1000, 20_000)):
             await bench.compare(
                 f"bulk insert, rows of {size} bytes, {kind}",
                 {

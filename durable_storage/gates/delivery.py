@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from .event import Frame
@@ -16,7 +16,10 @@ T = TypeVar("T")
 
 
 async def deliver(
-    loop: Loop, life_of: Callable[[], Life], code: Callable[[Life], Coroutine[Any, Any, T]]
+    loop: Loop,
+    ready: Callable[[], Awaitable[None] | None],
+    life_of: Callable[[], Life],
+    code: Callable[[Life], Coroutine[Any, Any, T]],
 ) -> T:
     """Run one event and give its answer once it may leave.
 
@@ -24,6 +27,7 @@ async def deliver(
 
     Args:
         loop: the loop of the object.
+        ready: what to wait for before ``life_of`` is called, or None.
         life_of: the object's present life; begins one if there is none.
         code: makes the event's coroutine for the life it is delivered to.
 
@@ -35,21 +39,30 @@ async def deliver(
     loop.check_thread("an object")
     up = current_frame(loop)
     if up is None:
-        return await _run(life_of, code, None)
+        return await _run(ready, life_of, code, None)
     caller = up
-    return await send(caller, lambda: _run(life_of, code, caller))
+    return await send(caller, lambda: _run(ready, life_of, code, caller))
 
 
 async def _run(
-    life_of: Callable[[], Life], code: Callable[[Life], Coroutine[Any, Any, T]], up: Frame | None
+    ready: Callable[[], Awaitable[None] | None],
+    life_of: Callable[[], Life],
+    code: Callable[[Life], Coroutine[Any, Any, T]],
+    up: Frame | None,
 ) -> T:
+    ended = False
     while True:
+        waiting = ready()
+        if waiting is not None:
+            await waiting
         life = life_of()
         if life.broken is not None:
-            life.end()
-            life = life_of()
-            if life.broken is not None:
+            if ended:
                 raise life.reset_error()
+            life.end()
+            ended = True
+            continue
+        ended = False
         if not life.root.open:
             try:
                 await life.enter(up)

@@ -35,12 +35,14 @@ from .archive import archive_frames
 from .block import Flags, encode
 from .files import Files
 from .image import Difference, Image, compare, difference_slices, page_size_of, pages_of
-from .layout import Base, Intent, pack_identity, read_base, read_intent, read_times
+from .layout import Base, Intent, Layout, pack_identity, read_base, read_intent, read_times
 from .pipeline import ahead
 from .reader import HistoryReader
 from .wal import HEADER_SIZE, WalHeader, parse_header
 
-__all__ = ["Recovery", "Unlogged", "sync_file", "write_base"]
+__all__ = ["Recovery", "Unlogged", "is_at_rest", "sync_file", "write_base"]
+
+SMALL_BYTES: Final = 256 * 1024
 
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -448,6 +450,24 @@ class Recovery:
             status = sync_file(self._reader, self._files)
             self.is_logged = True
             write_base(self._reader, self._files, status)
+
+
+def is_at_rest(path: str, *, history: bool) -> bool:
+    """Whether a file is new, or as the last session closed it: then it can be opened at once.
+
+    What takes no time, as comparing a small file, does not count.
+    """
+    layout = Layout(os.path.abspath(path))
+    if _size(layout.wal) or _size(layout.journal) or os.path.exists(layout.intent):
+        return False
+    if not history:
+        return True
+    if os.path.exists(layout.held_wal):
+        return False
+    if _size(layout.database) <= SMALL_BYTES:
+        return True
+    base = read_base(layout.base)
+    return base is not None and base.matches(layout.database)
 
 
 def sync_file(reader: HistoryReader, files: Files) -> os.stat_result:

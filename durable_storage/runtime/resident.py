@@ -78,7 +78,7 @@ class Resident:
         used: the tick of its last call.
         looked: what `used` was at the last look for idle objects.
         idle_since: monotonic seconds of the look that first found it unused.
-        life: the present life, once its instance is made; None before that and after a reset.
+        life: the present life, once calls may go straight to its instance; else None.
         evicted: it is being closed, or is; its place is another's.
     """
 
@@ -89,6 +89,7 @@ class Resident:
         "_cls",
         "_env",
         "_id",
+        "_kept_out",
         "_loop",
         "_observers",
         "_settings",
@@ -124,6 +125,7 @@ class Resident:
         self.instance: Any = None
         self.life: Life | None = None
         self.evicted: bool = False
+        self._kept_out = False
         TICKS.now += 1
         self.used: int = TICKS.now
         self.looked: int = 0
@@ -151,7 +153,19 @@ class Resident:
             assert life is not None
             for observer in self._observers:
                 observer.began(self._cls.__name__, life, self._booting)
+        elif self.life is None:
+            self._admit(life)
         return life
+
+    def _admit(self, life: Life) -> None:
+        # From now on calls go straight to the instance: not before those that wait for it.
+        if self.instance is not None and not (self._kept_out or self.host.settling):
+            self.life = life
+
+    def keep_out(self) -> None:
+        """Have every call ask for the object from now on."""
+        self.life = None
+        self._kept_out = True
 
     def forget(self) -> None:
         """Let go of an instance whose life has ended."""
@@ -161,7 +175,7 @@ class Resident:
     def idle(self) -> bool:
         """Whether nothing of it is under way."""
         life = self.host.life
-        return not self._alarms_running and (
+        return not (self._alarms_running or self.host.preparing) and (
             life is None
             or (
                 not life.events
@@ -198,7 +212,7 @@ class Resident:
             life.break_(_construction_failed(self._cls, exc))
             raise
         self.instance = instance
-        self.life = life
+        self._admit(life)
         sections, frame.sections = frame.sections, None
         for section in sections or ():
             await section
@@ -212,7 +226,14 @@ class Resident:
         """
         TICKS.now += 1
         self.used = TICKS.now
-        return await deliver(self._loop, self.present, lambda life: self.code(life, method))
+        return await deliver(
+            self._loop, self._ready, self.present, lambda life: self.code(life, method)
+        )
+
+    def _ready(self) -> Awaitable[None] | None:
+        if self.evicted:
+            raise Evicted
+        return self.host.preparation()
 
     # -- alarms ---------------------------------------------------------------------------
 

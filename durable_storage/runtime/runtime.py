@@ -304,7 +304,7 @@ class Runtime:
         failures: list[Exception] = []
         for resident in self._all_residents():
             # Calls from outside now come by open_object(), which refuses them.
-            resident.life = None
+            resident.keep_out()
         await self._finish_events()
         for resident in self._all_residents():
             life = resident.host.life
@@ -500,7 +500,7 @@ class Runtime:
 
     def _break_all(self, reason: str) -> None:
         for resident in self._all_residents():
-            resident.life = None
+            resident.keep_out()
             life = resident.host.life
             if life is not None:
                 life.break_(ObjectResetError(f"{life.name} {reason}", retryable=True), calls=True)
@@ -704,7 +704,7 @@ class Runtime:
         """Take an object out of use now; the result closes it."""
         resident = self._residents[number].pop(digits)
         # Stubs remember the resident, and call it directly while it has a life.
-        resident.life = None
+        resident.keep_out()
         resident.evicted = True
         key = (number, digits)
         done = self._changing[key] = self._loop.signal()

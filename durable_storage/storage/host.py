@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import final
 
 from ..errors import DurableStorageError, ObjectResetError
@@ -13,7 +13,14 @@ from ..gates.life import Life
 from ..gates.loop import Loop, Signal
 from ..log import STORAGE, log_reset
 from .alarm_slot import AlarmIndex
-from .object_file import LogRefusedError, ObjectFile
+from .object_file import (
+    LogRefusedError,
+    ObjectFile,
+    Prepared,
+    fold_what_is_left,
+    is_at_rest,
+    prepare,
+)
 from .session import Session
 from .settings import Settings
 
@@ -31,6 +38,9 @@ LOOK_EVERY = 4
 @final
 class Host:
     """See the module.
+
+    What a crash, a restore or a broken life left to do before the next life is a worker's work:
+    `preparation` has it done, `start` would do it at once.
 
     Args:
         name: how messages name the object.
@@ -59,11 +69,18 @@ class Host:
         self.name = name
         self._path = path
         self._settings = settings
+        self._keeps_history = settings.history.enabled
         self._deadlines = deadlines
         self._alarm_index = alarm_index
         self._on_broken = on_broken
         self._before_confirm = before_confirm
         self._file: ObjectFile | None = None
+        # A file that is still to be closed before it may be opened anew.
+        self._left: ObjectFile | None = None
+        self._prepared: Prepared | BaseException | None = None
+        self._preparing: Signal | None = None
+        self._late: Signal | None = None
+        self._callers = 0
         self._previous: Life | None = None
         self._suspect = False
         self._restored = False
@@ -86,6 +103,10 @@ class Host:
         """
         if self._file is None:
             settings = self._settings
+            self._close_left()
+            prepared, self._prepared = self._prepared, None
+            if isinstance(prepared, BaseException):
+                raise prepared
             file = ObjectFile(
                 self._path,
                 limits=settings.limits,
@@ -93,6 +114,7 @@ class Host:
                 history=settings.history,
                 faults=settings.faults,
                 before_confirm=self._before_confirm,
+                prepared=prepared,
             )
             self._restored = self._restored or file.restored
             try:
@@ -162,22 +184,97 @@ class Host:
         # A file that is being folded is not another life's to write: its log may be behind.
         if life.storage_failed or self.restore_requested or self._folded is not None:
             self._suspect = life.gate.failure is not None
-            self._close_file()
+            self._left, self._file = self._file, None
+            self._restored = self._restored or self.restore_requested
+            self.restore_requested = False
         if self._on_broken is not None:
             self._on_broken(life)
         self._previous = life
         self.life = self.session = None
         log_reset(self.name, life.broken)
 
-    def _close_file(self) -> None:
-        file, self._file = self._file, None
-        self._restored = self._restored or self.restore_requested
-        self.restore_requested = False
+    def _close_left(self) -> None:
+        file, self._left = self._left, None
         if file is not None:
             try:
                 file.close()
             except (DurableStorageError, OSError) as exc:
                 STORAGE.warning("%s: its file was not closed cleanly", self.name, exc_info=exc)
+
+    # -- between lives --------------------------------------------------------------------
+
+    @property
+    def preparing(self) -> bool:
+        """Whether a worker is at it, or somebody waits."""
+        return bool(self._callers) or (self._preparing is not None and not self._preparing.is_set())
+
+    @property
+    def settling(self) -> bool:
+        """Whether who waited may still come."""
+        return self._preparing is not None
+
+    def preparation(self) -> Awaitable[None] | None:
+        """What to wait for before `start` is called; None if that takes no time, or was done."""
+        signal = self._preparing
+        if signal is None:
+            if (
+                self.life is not None
+                or self._file is not None
+                or self._prepared is not None
+                or self._closed
+                or (self._left is None and is_at_rest(self._path, history=self._keeps_history))
+            ):
+                return None
+            signal = self._preparing = self._loop.signal()
+            self._loop.run_in_thread(self._prepare, self._let_in)
+        elif signal.is_set():
+            # Who waited so far comes first.
+            if self._late is None:
+                self._late = self._loop.signal()
+            signal = self._late
+        return self._wait(signal)
+
+    async def _wait(self, signal: Signal) -> None:
+        self._callers += 1
+        try:
+            await signal.wait()
+        except BaseException:
+            self._callers -= 1
+            self._tell_idle()
+            raise
+        # What follows, in this step, is the next life.
+        self._callers -= 1
+
+    def _tell_idle(self) -> None:
+        if self.life is None and not self.preparing:
+            for callback in tuple(self._loop.on_idle):
+                callback()
+
+    def _prepare(self) -> None:
+        settings = self._settings
+        self._close_left()
+        self._prepared = prepare(
+            self._path, clock=settings.clock, history=settings.history, faults=settings.faults
+        )
+        if not self._keeps_history:
+            fold_what_is_left(self._path)
+
+    def _let_in(self, error: BaseException | None) -> None:
+        if error is not None:
+            self._prepared = error
+        assert self._preparing is not None
+        self._preparing.set()
+        self._tell_idle()
+        self._loop.call_soon(self._let_late_in)
+
+    def _let_late_in(self) -> None:
+        late, self._late = self._late, None
+        if late is None:
+            self._preparing = None
+            self._tell_idle()
+        else:
+            late.set()
+            self._loop.call_soon(self._let_late_in)
 
     # -- folding --------------------------------------------------------------------------
 
@@ -304,6 +401,8 @@ class Host:
         if self._caught_up is not None:
             self._caught_up.set()
         loop = self._loop
+        if self._preparing is not None:
+            await self._preparing.wait()
         life = self.life
         failure: BaseException | None = None
         if life is not None and life.broken is None:
@@ -321,16 +420,24 @@ class Host:
             life.break_(ObjectResetError(f"{self.name} was closed"))
         self.life = self.session = None
         file, self._file = self._file, None
-        if file is not None:
+        prepared, self._prepared = self._prepared, None
+        log = prepared.log if isinstance(prepared, Prepared) else None
+        if file is not None or log is not None or self._left is not None:
             done = loop.signal()
             errors: list[BaseException] = []
+
+            def close() -> None:
+                self._close_left()
+                for each in (file, log):
+                    if each is not None:
+                        each.close()
 
             def finish(error: BaseException | None) -> None:
                 if error is not None:
                     errors.append(error)
                 done.set()
 
-            loop.run_in_thread(file.close, finish)
+            loop.run_in_thread(close, finish)
             await done.wait()
             if errors and failure is None:
                 failure = errors[0]

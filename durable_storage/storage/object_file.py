@@ -2,24 +2,64 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import final
+from typing import NamedTuple, final
 
 from ..clock import Clock
 from ..database.connection import MISSING, Database
 from ..database.faults import Faults
 from ..errors import DatabaseFileError
-from ..history import CommitLog, History
+from ..history import CommitLog, History, is_at_rest
 from ..limits import Limits
 from .session import DEFAULT_SERIALIZER, SERIALIZER_KEY
 
-__all__ = ["LogRefusedError", "ObjectFile"]
+__all__ = ["LogRefusedError", "ObjectFile", "Prepared", "is_at_rest", "prepare"]
 
 
 class LogRefusedError(OSError):
     """The disk refused what an object's history lacks and its WAL must not lose."""
+
+
+class Prepared(NamedTuple):
+    """A file that SQLite may open."""
+
+    log: CommitLog | None
+    restored: bool
+    """Whether a restore was pending."""
+
+
+def prepare(path: str, *, clock: Clock, history: History, faults: Faults | None) -> Prepared:
+    """Do what a crash or a restore left to do before SQLite opens a file; may run in a worker.
+
+    Raises:
+        DatabaseFileError: it cannot be opened.
+        BookmarkError: a pending restore cannot be done; it is given up.
+        OSError: the disk refused.
+    """
+    if history.enabled:
+        log = CommitLog.open(path, settings=history, clock_ms=clock.time_ms, faults=faults)
+        return Prepared(log, log.restored)
+    restored = CommitLog.finish_restore(
+        path, settings=history, clock_ms=clock.time_ms, faults=faults
+    )
+    return Prepared(None, restored)
+
+
+def fold_what_is_left(path: str) -> None:
+    """Fold the WAL of a process that is gone, if it can be; opening the file would read it all."""
+    if os.path.exists(path + "-wal"):
+        with contextlib.suppress(sqlite3.Error):
+            connection = sqlite3.connect(path, timeout=0, isolation_level=None)
+            try:
+                connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+                connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            finally:
+                connection.close()
 
 
 @final
@@ -29,6 +69,7 @@ class ObjectFile:
     Args:
         path: the database file; made if missing.
         history: the commit log's settings; disabled, there is none.
+        prepared: what `prepare` gave; done now if missing.
 
     Attributes:
         restored: opening it has done a restore that was asked for before.
@@ -46,6 +87,7 @@ class ObjectFile:
         history: History,
         faults: Faults | None = None,
         before_confirm: Callable[[], None] | None = None,
+        prepared: Prepared | None = None,
     ) -> None:
         self.path = path
         self._clock = clock
@@ -53,14 +95,11 @@ class ObjectFile:
         # Two lives may confirm at once: the last commits of the old and the first of the new.
         self._lock = threading.Lock()
         self._closed: list[Exception] | None = None
-        self.log: CommitLog | None = None
-        if history.enabled:
-            self.log = CommitLog.open(path, settings=history, clock_ms=clock.time_ms, faults=faults)
-            self.restored: bool = self.log.restored
-        else:
-            self.restored = CommitLog.finish_restore(
-                path, settings=history, clock_ms=clock.time_ms, faults=faults
-            )
+        if prepared is None:
+            prepared = prepare(path, clock=clock, history=history, faults=faults)
+        self.log: CommitLog | None
+        self.restored: bool
+        self.log, self.restored = prepared
         try:
             self.database: Database = Database(path, limits=limits, faults=faults)
             if self.log is not None:

@@ -61,6 +61,19 @@ class LegacyHost:
         self.life: Life | None = None
         self.session: LegacySession | None = None
 
+    @property
+    def preparing(self) -> bool:
+        """As `Host.preparing`."""
+        return False
+
+    @property
+    def settling(self) -> bool:
+        """As `Host.settling`."""
+        return False
+
+    def preparation(self) -> None:
+        """As `Host.preparation`: a life begins at once, with its gate closed."""
+
     def start(self) -> Life:
         """Begin a new life from what the store holds, or will hold."""
         settings = self._settings
