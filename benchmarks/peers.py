@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from durable_storage import DurableObjectState, History
+from durable_storage.storage import host
 
 from .harness import Missing
 
@@ -76,6 +77,13 @@ async def filled(
         await ctx.run_event(ctx.storage.put, "", 0)
         await ctx.run_event(ctx.storage.delete, "")
         yield ctx
+
+
+def host_of(stub: Any) -> host.Host:
+    """What an object of ours is behind its stub."""
+    namespace, object_id, _ = stub.__dict__["_stub"]
+    found: host.Host = namespace._residents[str(object_id)].host
+    return found
 
 
 def zodb(folder: Path) -> Any:

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from durable_storage import DurableObject, History, Runtime
-from durable_storage.storage import host
 
 from ..harness import Bench, Run
-from ..peers import OURS
+from ..peers import OURS, host_of
 from ..restore_child import KINDS
 from .durable import WITH_HISTORY
 from .hold import watched
@@ -85,7 +84,7 @@ def bulk(kind: str, size: int, *, history: bool) -> Any:
                 for start in range(0, count, 1000):
                     await stub.insert(rows[start % len(rows) : start % len(rows) + 1000])
                 # What goes on behind would be counted as the other contender's.
-                while _host(stub)._fold_wanted:  # noqa: ASYNC110 - a benchmark may look
+                while host_of(stub)._fold_wanted:  # noqa: ASYNC110 - a benchmark may look
                     await asyncio.sleep(0.0005)
 
             yield run
@@ -134,7 +133,7 @@ async def _disk(bench: Bench, kind: str, size: int, rows: int, goal: float) -> N
         async with Runtime(folder / "runtime", durability="os") as runtime:
             stub = runtime.namespace(Store).get_by_name("store")
             await stub.note(KINDS[kind](chance, size))
-            file = _host(stub).file
+            file = host_of(stub).file
             written = 0
             while written < 16 * MIB:
                 for _ in range(200 // rows if rows < 200 else 1):
@@ -155,12 +154,6 @@ async def _disk(bench: Bench, kind: str, size: int, rows: int, goal: float) -> N
     )
 
 
-def _host(stub: Any) -> host.Host:
-    namespace, object_id, _ = stub.__dict__["_stub"]
-    found: host.Host = namespace._residents[str(object_id)].host
-    return found
-
-
 async def _hold(bench: Bench) -> None:
     """The longest gap of a task that ticks each millisecond, while a WAL of 4 MiB is folded."""
     for kind in KINDS:
@@ -174,7 +167,7 @@ async def _hold(bench: Bench) -> None:
                     stub = runtime.namespace(Store).get_by_name("store")
                     values = [KINDS[kind](chance, 1000) for _ in range(WAL_BYTES // 1100)]
                     await stub.insert(values)
-                    own = _host(stub)
+                    own = host_of(stub)
                     assert own.life is not None
                     idle.append(max((await watched(asyncio.sleep(0.05))).walls))
                     ticker = await watched(own._fold(own.life, own.file))

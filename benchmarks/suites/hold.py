@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import time
 from collections.abc import Awaitable
+from pathlib import Path
 
-from durable_storage import DurableObject, History, Runtime
+from durable_storage import DurableObject, History, ObjectResetError, Runtime
+from durable_storage.runtime.snapshots import read_directory, write_directory
 
 from ..harness import Bench
-from ..peers import OURS
+from ..peers import OURS, host_of
 
 HOLD_MAX_SECONDS = 0.010
 VALUE_BYTES = 100_000
+LOG_BYTES = 15 * 1024**2
 
 
 class Writer(DurableObject):
@@ -22,6 +26,13 @@ class Writer(DurableObject):
 
     async def read(self, number: int) -> object:
         return await self.ctx.storage.get(f"key-{number % 50}", no_cache=True)
+
+    async def bookmark(self) -> str:
+        return await self.ctx.storage.get_current_bookmark()
+
+    async def restore(self, bookmark: str) -> None:
+        await self.ctx.storage.on_next_session_restore_bookmark(bookmark)
+        self.ctx.abort("to restore")
 
 
 class Ticker:
@@ -88,6 +99,49 @@ async def hold(bench: Bench) -> None:
                     await _load(runtime, size, 0.2)
                     ticker = await watched(_load(runtime, size, seconds))
             _record(bench, f"values of {size:,} bytes", name, ticker, judged)
+    await _between_lives(bench, judged)
+
+
+async def _left_behind(folder: Path) -> tuple[Path, str]:
+    """The files of an object whose process died before its log was folded, and a bookmark."""
+    (folder / "dead").mkdir()
+    async with Runtime(folder / "live") as runtime:
+        writer = runtime.namespace(Writer).get_by_name("writer")
+        await writer.put(0, VALUE_BYTES)
+        bookmark = await writer.bookmark()
+        host_of(writer)._fold_at_bytes = 2**40
+        for number in range(LOG_BYTES // VALUE_BYTES):
+            await writer.put(number, VALUE_BYTES)
+        # As files with two names stay one file.
+        write_directory(str(folder / "dead"), read_directory(str(folder / "live")))
+    return folder / "dead", bookmark
+
+
+async def _between_lives(bench: Bench, judged: list[str]) -> None:
+    """The same, while an object comes back after a crash, and goes back to a bookmark."""
+    walls: dict[str, Ticker] = {}
+    for _ in range(12 if bench.long else 4):
+        with bench.workspace() as folder:
+            path, bookmark = await _left_behind(folder)
+            async with Runtime(path) as runtime:
+                writer = runtime.namespace(Writer).get_by_name("writer")
+                crash = await watched(writer.read(0))
+                with contextlib.suppress(ObjectResetError):
+                    await writer.restore(bookmark)
+                restore = await watched(writer.read(0))
+        for case, ticker in (("crash", crash), ("restore", restore)):
+            quietest = walls.get(case)
+            if quietest is None or max(ticker.walls) < max(quietest.walls):
+                walls[case] = ticker
+    # What the quietest of them took is the library's; more is the machine's.
+    _record(
+        bench,
+        f"coming back after a crash, {LOG_BYTES >> 20} MiB of WAL",
+        OURS,
+        walls["crash"],
+        judged,
+    )
+    _record(bench, "going back to a bookmark", OURS, walls["restore"], judged)
 
 
 def _record(bench: Bench, case: str, contender: str, ticker: Ticker, judged: list[str]) -> None:
