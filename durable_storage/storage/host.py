@@ -6,6 +6,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import final
 
+from ..database.configure import fold_what_is_left
 from ..errors import DurableStorageError, ObjectResetError
 from ..gates.deadlines import Deadlines
 from ..gates.input_gate import Waiter
@@ -13,14 +14,7 @@ from ..gates.life import Life
 from ..gates.loop import Loop, Signal
 from ..log import STORAGE, log_reset
 from .alarm_slot import AlarmIndex
-from .object_file import (
-    LogRefusedError,
-    ObjectFile,
-    Prepared,
-    fold_what_is_left,
-    is_at_rest,
-    prepare,
-)
+from .object_file import LogRefusedError, ObjectFile, Prepared, is_at_rest, prepare
 from .session import Session
 from .settings import Settings
 

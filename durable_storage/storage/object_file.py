@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -48,18 +45,6 @@ def prepare(path: str, *, clock: Clock, history: History, faults: Faults | None)
         path, settings=history, clock_ms=clock.time_ms, faults=faults
     )
     return Prepared(None, restored)
-
-
-def fold_what_is_left(path: str) -> None:
-    """Fold the WAL of a process that is gone, if it can be; opening the file would read it all."""
-    if os.path.exists(path + "-wal"):
-        with contextlib.suppress(sqlite3.Error):
-            connection = sqlite3.connect(path, timeout=0, isolation_level=None)
-            try:
-                connection.execute("PRAGMA locking_mode=EXCLUSIVE")
-                connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            finally:
-                connection.close()
 
 
 @final
