@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
@@ -222,9 +223,10 @@ class Image:
             self._descriptor = -1
 
     def remove(self) -> None:
-        """Close and remove the file, which was only needed for a while."""
+        """Close the file, which was needed for a while, and remove it unless it was renamed."""
         self.close()
-        os.unlink(self.path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
 
 
 def page_size_of(descriptor: int) -> int:

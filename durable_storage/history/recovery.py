@@ -356,14 +356,14 @@ class Recovery:
         layout, log, reader = self._layout, self._log, self._reader
         self._restoring, self.is_logged = True, False
         now = layout.database if _size(layout.database) else os.devnull
+        interrupted = _is_hot(layout.journal)
         image = Image(layout.image, self._files)
         try:
-            changed: bytes | None
+            if now != os.devnull:
+                _refuse_sharing(now)
             if logged:
-                changed = reader.last_commit(now, image)
+                changed = self._redo(now, image, interrupted=interrupted)
             else:
-                if now != os.devnull:
-                    _refuse_sharing(now)
                 changed = reader.rewind(now, reader.find(intent.position), image)
             difference = _difference(now, image, changed)
             image.write_journal(layout.new_journal, difference.pages)
@@ -376,12 +376,27 @@ class Recovery:
             else:
                 self._play_back(layout.new_journal)
         except BookmarkError:
-            if not logged:
-                self._clear_intent()
+            self._clear_intent()
             raise
         finally:
             image.remove()
             self._files.unlink(layout.new_journal)
+
+    def _redo(self, now: str, image: Image, *, interrupted: bool) -> bytes | None:
+        """Put a restore that is in the log already into an image; return as `rewind` does.
+
+        While its journal is there, nobody else can have written to the file. Otherwise somebody
+        may have, between the crash and now, and only the whole is sure to be right.
+        """
+        if not interrupted or now == os.devnull:
+            try:
+                self._reader.materialize(self._reader.find(self._log.position), image)
+            except BookmarkError:
+                if now == os.devnull:
+                    raise
+            else:
+                return None
+        return self._reader.last_commit(now, image)
 
     def _keep_what_the_log_lacks(self, now: str, changed: bytes | None, pages: int) -> None:
         """Log the pages anew that a restore replaces, if the log is damaged where it has them.
@@ -528,6 +543,15 @@ def _connect(path: str) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _is_hot(journal: str) -> bool:
+    """Whether SQLite would play a rollback journal back."""
+    try:
+        with open(journal, "rb", buffering=0) as file:
+            return file.read(1) not in (b"", b"\0")
+    except FileNotFoundError:
+        return False
 
 
 def _refuse_sharing(path: str) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from durable_storage.errors import DatabaseFileError
+from durable_storage.errors import BookmarkError, DatabaseFileError
 from durable_storage.history import recovery
 
-from .rig import Session, content
+from .rig import Session, content, file_content
 
 
 class Died(BaseException):
@@ -68,6 +68,32 @@ def restore_and_die(session: Session, bookmark: str, monkeypatch: pytest.MonkeyP
         patch.setattr(recovery, "_connect", half)
         with pytest.raises(Died):
             Session(session.path)
+    return undo
+
+
+class Death:
+    """Ends the process before an operation on a file."""
+
+    def __init__(self, operation: str, suffix: str) -> None:
+        self.operation = operation
+        self.suffix = suffix
+
+    def before(self, operation: str, path: str) -> None:
+        if operation == self.operation and path.endswith(self.suffix):
+            raise Died
+
+
+LOGGED = ("rename", "-journal")
+CHANGED = ("unlink", "-history/times")
+RECORDED = ("unlink", "-history/restore")
+
+
+def restore_and_die_at(session: Session, bookmark: str, point: tuple[str, str]) -> str:
+    """Restore, and end the process at some point; return how to undo it."""
+    undo = session.log.request_restore(bookmark)
+    session.close()
+    with pytest.raises(Died):
+        Session(session.path, faults=Death(*point))
     return undo
 
 
@@ -203,4 +229,78 @@ def test_without_room_for_a_larger_file_the_object_stays_as_it_is(
     assert session.content() == live
     session.log.request_restore(bookmark)
     session.close()
+    assert Session(path).content() == state
+
+
+@pytest.mark.parametrize("point", [LOGGED, CHANGED, RECORDED])
+def test_a_restore_that_was_cut_short_takes_back_what_others_wrote_since(
+    path: Path, point: tuple[str, str]
+) -> None:
+    session, bookmark, state = build(path)
+    live = session.content()
+    undo = restore_and_die_at(session, bookmark, point)
+    outside = sqlite3.connect(path, isolation_level=None)
+    for statement in ("CREATE TABLE others(a)", "DELETE FROM t WHERE rowid % 3", "VACUUM"):
+        outside.execute(statement)
+    outside.close()
+    session = Session(path)
+    assert session.content() == state
+    assert file_content(session.path) == state
+    session.log.request_restore(undo)
+    session.close()
+    assert Session(path).content() == live
+
+
+@pytest.mark.parametrize("loss", ["missing", "empty", "cut", "older"])
+def test_a_restore_that_was_cut_short_does_not_need_the_file(path: Path, loss: str) -> None:
+    session, bookmark, state = build(path)
+    older = path.read_bytes()
+    session.run("CREATE TABLE more AS SELECT a FROM t")
+    restore_and_die_at(session, bookmark, LOGGED)
+    if loss == "missing":
+        path.unlink()
+    else:
+        path.write_bytes({"empty": b"", "cut": path.read_bytes()[: 3 * 4096], "older": older}[loss])
+    session = Session(path)
+    assert session.content() == state
+    session.close()
+    assert file_content(session.path) == state
+
+
+@pytest.mark.parametrize("point", [CHANGED, RECORDED])
+def test_without_the_log_of_it_a_restore_is_given_up_and_the_object_can_be_opened(
+    path: Path, point: tuple[str, str]
+) -> None:
+    session, bookmark, state = build(path)
+    restore_and_die_at(session, bookmark, point)
+    newest = max(Path(session.log._log.segments()[-1]).parent.iterdir())
+    flip(str(newest), newest.stat().st_size - 5)
+    try:
+        session = Session(path)
+    except BookmarkError:
+        session = Session(path)
+    assert session.content() == state
+
+
+def test_a_new_object_whose_file_is_lost_can_be_restored_to_its_beginning(path: Path) -> None:
+    session = Session(path)
+    beginning, state = session.log.current_bookmark(), session.content()
+    session.log.request_restore(beginning)
+    session.close()
+    path.unlink()
+    session = Session(path)
+    assert session.content() == state
+    session.run("CREATE TABLE t(a)")
+    session.close()
+
+
+def test_a_restore_that_was_cut_short_waits_for_others_that_have_the_file_open(path: Path) -> None:
+    session, bookmark, state = build(path)
+    restore_and_die_at(session, bookmark, CHANGED)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("INSERT INTO t VALUES('theirs')")
+    with pytest.raises(DatabaseFileError, match="open already"):
+        Session(path)
+    assert Path(f"{path}-wal").exists()
+    other.close()
     assert Session(path).content() == state
