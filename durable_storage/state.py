@@ -114,7 +114,10 @@ class DurableObjectState:
         text = text_path(path, "open() takes")
         if not text or "\0" in text:
             raise ArgumentValueError(f"open() takes the path of a file, got {text!r}")
-        return _Opened(text, name, settings, props)
+        if name is None:
+            name = os.path.splitext(os.path.basename(text))[0]
+        # SQLite keeps its other files beside the file itself, and not beside a link to it.
+        return _Opened(os.path.realpath(text), name, settings, props)
 
     # -- events ---------------------------------------------------------------------------
 
@@ -351,7 +354,7 @@ def text_path(path: str | os.PathLike[str], subject: str) -> str:
 class _Opened:
     """The context manager of `DurableObjectState.open`."""
 
-    def __init__(self, path: str, name: str | None, settings: Settings, props: Any) -> None:
+    def __init__(self, path: str, name: str, settings: Settings, props: Any) -> None:
         self._path = path
         self._name = name
         self._settings = settings
@@ -360,11 +363,8 @@ class _Opened:
         self._deadlines: Deadlines | None = None
 
     async def __aenter__(self) -> DurableObjectState:
-        settings = self._settings
+        settings, name = self._settings, self._name
         loop = Loop.running()
-        name = self._name
-        if name is None:
-            name = os.path.splitext(os.path.basename(self._path))[0]
         self._deadlines = Deadlines(loop, settings.clock, settings.limits.critical_section_seconds)
         self._host = Host(loop, name, self._path, settings, self._deadlines)
         try:

@@ -75,7 +75,8 @@ def viewed(stored: StoredObject) -> Generator[View]:
         with working_on_copy(stored.path):
             log = CommitLog.open(path, settings=KEEP_ALL, clock_ms=now_ms)
         try:
-            if log.gap or os.path.exists(Layout(path).wal):
+            wal = Layout(path).wal
+            if log.gap or (os.path.exists(wal) and os.path.getsize(wal)):
                 # An object may be used so; here it would be shown without its last commits.
                 raise no_room(stored.path)
             yield View(log, open_reader(Layout(path)), named)

@@ -127,6 +127,15 @@ class Recovery:
                 self._restore(intent, logged=logged)
             self._clear_intent()
             self.restored = True
+        if not self.was_closed:
+            self._clear_scratch()
+
+    def _clear_scratch(self) -> None:
+        """Remove what a process that died half-way left of files that it needed for a while."""
+        layout = self._layout
+        for path in (layout.image, layout.new_journal, layout.snapshot_image):
+            if os.path.exists(path):
+                self._files.unlink(path)
 
     def _begin_anew(self, intent: Intent | None) -> None:
         """Take another id, because the whole log is lost: its positions will be used again."""
@@ -361,6 +370,7 @@ class Recovery:
         try:
             if now != os.devnull:
                 _refuse_sharing(now)
+            seen = _status(now)
             if logged:
                 changed = self._redo(now, image, interrupted=interrupted)
             else:
@@ -371,6 +381,8 @@ class Recovery:
                 with self._room_to_grow(image.pages * image.page_size - _size(now)):
                     self._keep_what_the_log_lacks(now, changed, image.pages)
                     self._log_change(difference, image.path, Flags.RESTORE, log.position.epoch + 1)
+            if _status(now) != seen:
+                raise _in_use(now)
             if now == os.devnull:
                 self._put_in_place(image)
             else:
@@ -380,7 +392,6 @@ class Recovery:
             raise
         finally:
             image.remove()
-            self._files.unlink(layout.new_journal)
 
     def _redo(self, now: str, image: Image, *, interrupted: bool) -> bytes | None:
         """Put a restore that is in the log already into an image; return as `rewind` does.
@@ -581,6 +592,11 @@ def _size(path: str) -> int:
         return os.path.getsize(path)
     except FileNotFoundError:
         return 0
+
+
+def _status(path: str) -> tuple[int, int, int]:
+    status = os.stat(path)
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _page_size(path: str) -> int:

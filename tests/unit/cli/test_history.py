@@ -52,6 +52,13 @@ def test_the_timeline_has_a_line_for_what_was_archived_together(shell: Shell, da
     assert f"the last 1 of {len(found)} lines" in text
 
 
+def test_an_empty_log_of_sqlite_is_none(shell: Shell, data: Path) -> None:
+    write_lines(data, "one")
+    found = timeline(shell, data)
+    Path(f"{object_file(data)}-wal").touch()
+    assert timeline(shell, data) == found
+
+
 def test_the_timeline_can_have_every_moment(shell: Shell, data: Path) -> None:
     bookmarks = write_lines(data, "one", "two")
     found = [each["bookmark"] for each in timeline(shell, data, "--every-moment")]

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -304,3 +305,38 @@ def test_a_restore_that_was_cut_short_waits_for_others_that_have_the_file_open(p
     assert Path(f"{path}-wal").exists()
     other.close()
     assert Session(path).content() == state
+
+
+def test_a_file_that_is_written_to_while_a_restore_is_logged_is_not_mixed_with_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, bookmark, state = build(path)
+    session.log.request_restore(bookmark)
+    session.close()
+    genuine = recovery.Recovery._log_change
+
+    def written(*arguments: Any) -> None:
+        genuine(*arguments)
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("DELETE FROM t WHERE rowid % 2")
+        other.execute("VACUUM")
+        other.close()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recovery.Recovery, "_log_change", written)
+        with pytest.raises(DatabaseFileError, match="open already"):
+            Session(path)
+    session = Session(path)
+    assert session.content() == state
+    session.close()
+    assert file_content(session.path) == state
+
+
+@pytest.mark.parametrize("name", ["image.new", "journal.new", "snapshot.new"])
+def test_what_a_dead_process_needed_for_a_while_is_removed(path: Path, name: str) -> None:
+    session, bookmark, _ = build(path)
+    restore_and_die_at(session, bookmark, CHANGED)
+    left = Path(f"{path}-history") / name
+    left.write_bytes(b"left")
+    Session(path).close()
+    assert not left.exists()

@@ -173,3 +173,18 @@ async def test_sql_over_a_limit_below_what_the_library_needs_is_refused_each_tim
             with pytest.raises(SqlLimitError):
                 ctx.storage.sql.exec(query, *bindings)
             assert ctx.storage.kv.get("k") == 1
+
+
+async def test_a_link_to_a_file_is_that_file(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    link = tmp_path / "link.sqlite"
+    link.symlink_to(tmp_path / "data" / "real.sqlite")
+    async with DurableObjectState.open(link) as ctx:
+        await ctx.run_event(ctx.storage.put, "text", "first")
+        bookmark = await ctx.run_event(ctx.storage.get_current_bookmark)
+        await ctx.run_event(ctx.storage.put, "text", "second")
+        await ctx.run_event(ctx.storage.on_next_session_restore_bookmark, bookmark)
+    async with DurableObjectState.open(tmp_path / "data" / "real.sqlite") as ctx:
+        assert await ctx.run_event(ctx.storage.get, "text") == "first"
+    assert os.listdir(tmp_path / "data") != ["real.sqlite"]
+    assert sorted(os.listdir(tmp_path)) == ["data", "link.sqlite"]
