@@ -370,7 +370,11 @@ class _Opened:
         try:
             waiting = self._host.preparation()
             if waiting is not None:
-                await waiting
+                try:
+                    await waiting
+                except BaseException:
+                    await self.__aexit__(None, None, None)
+                    raise
             return new_state(
                 id_from_name("durable_storage", name),
                 self._host,

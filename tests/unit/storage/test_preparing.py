@@ -13,7 +13,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from durable_storage import DurableObject, History, ObjectResetError, Runtime
+from durable_storage import DurableObject, DurableObjectState, History, ObjectResetError, Runtime
 from durable_storage.database import configure
 from durable_storage.history import CommitLog
 from durable_storage.runtime.resident import Resident
@@ -220,3 +220,29 @@ async def test_an_error_is_told_to_who_waited_and_the_next_tries_again(
         with pytest.raises(ObjectResetError, match="cannot start"):
             await page.read()
         assert await page.read() == "before"
+
+
+async def test_opening_a_file_that_is_cancelled_meanwhile_closes_it(
+    tmp_path: Path, worker: Worker
+) -> None:
+    path = tmp_path / "a.sqlite"
+    async with DurableObjectState.open(path) as ctx:
+        await ctx.run_event(ctx.storage.put, "text", "first")
+        bookmark = await ctx.run_event(ctx.storage.get_current_bookmark)
+        await ctx.run_event(ctx.storage.put, "text", "second")
+        await ctx.run_event(ctx.storage.on_next_session_restore_bookmark, bookmark)
+    worker.go_on.clear()
+    async with anyio.create_task_group() as group:
+
+        async def open_it() -> None:
+            async with DurableObjectState.open(path):
+                raise AssertionError("it was cancelled")
+
+        group.start_soon(open_it)
+        await until(worker)
+        group.cancel_scope.cancel()
+        # It waits for the worker nevertheless, and has the file closed then.
+        worker.go_on.set()
+    async with DurableObjectState.open(path) as ctx:
+        assert await ctx.run_event(ctx.storage.get, "text") == "first"
+    assert len(worker.threads) == 1
