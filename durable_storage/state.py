@@ -146,7 +146,10 @@ class DurableObjectState:
         async def code(_: Life) -> Any:
             return await awaited(callback(*args, **kwargs))
 
-        return await deliver(self._loop, self._host.preparation, self._present, code)
+        return await deliver(self._loop, self._ready, self._present, code)
+
+    def _ready(self) -> None:
+        """Nothing is to be waited for: outside a runtime another may be opening the same file."""
 
     def _present(self) -> Life:
         """The life that an event is delivered to; a new one after a reset."""
@@ -368,13 +371,6 @@ class _Opened:
         self._deadlines = Deadlines(loop, settings.clock, settings.limits.critical_section_seconds)
         self._host = Host(loop, name, self._path, settings, self._deadlines)
         try:
-            waiting = self._host.preparation()
-            if waiting is not None:
-                try:
-                    await waiting
-                except BaseException:
-                    await self.__aexit__(None, None, None)
-                    raise
             return new_state(
                 id_from_name("durable_storage", name),
                 self._host,

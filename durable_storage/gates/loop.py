@@ -370,8 +370,14 @@ class _Workers:
         self, loop: Loop, job: Callable[[], object], done: Callable[[BaseException | None], None]
     ) -> None:
         if self._threads < WORKER_THREADS:
-            self._threads += 1
-            threading.Thread(target=self._work, name="durable_storage", daemon=True).start()
+            thread = threading.Thread(target=self._work, name="durable_storage", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                if not self._threads:
+                    raise
+            else:
+                self._threads += 1
         self._jobs.put((loop, job, done))
 
     def _work(self) -> None:

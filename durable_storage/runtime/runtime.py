@@ -637,6 +637,8 @@ class Runtime:
         resident = Resident(
             namespace.cls, object_id, self.env, host, settings, self._loop, self.observers
         )
+        if self.closing:
+            resident.keep_out()
         self._residents[record.number][digits] = resident
         self._start_sweeper()
         OBJECTS.debug("%s: opened", name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Awaitable, Callable
 from typing import final
@@ -98,9 +99,10 @@ class Host:
         if self._file is None:
             settings = self._settings
             self._close_left()
-            prepared, self._prepared = self._prepared, None
+            prepared = self._prepared
             if isinstance(prepared, BaseException):
-                raise prepared
+                raise prepared  # to everybody who waited
+            self._prepared = None
             file = ObjectFile(
                 self._path,
                 limits=settings.limits,
@@ -138,7 +140,11 @@ class Host:
         try:
             file = self.file
         except OSError as exc:
+            self._loop.call_soon(self._tell_idle)
             raise ObjectResetError(f"{self.name} cannot start: {exc}") from exc
+        except BaseException:
+            self._loop.call_soon(self._tell_idle)
+            raise
         confirms = settings.durability != "os"
         session = Session(
             file.database,
@@ -205,10 +211,12 @@ class Host:
     @property
     def settling(self) -> bool:
         """Whether who waited may still come."""
-        return self._preparing is not None
+        return bool(self._callers) or self.preparing
 
     def preparation(self) -> Awaitable[None] | None:
         """What to wait for before `start` is called; None if that takes no time, or was done."""
+        if self._preparing is not None and not self.preparing:
+            self._settle()
         signal = self._preparing
         if signal is None:
             if (
@@ -219,8 +227,9 @@ class Host:
                 or (self._left is None and is_at_rest(self._path, history=self._keeps_history))
             ):
                 return None
-            signal = self._preparing = self._loop.signal()
+            signal = self._loop.signal()
             self._loop.run_in_thread(self._prepare, self._let_in)
+            self._preparing = signal
         elif signal.is_set():
             # Who waited so far comes first.
             if self._late is None:
@@ -244,6 +253,12 @@ class Host:
             for callback in tuple(self._loop.on_idle):
                 callback()
 
+    def _settle(self) -> None:
+        """Everybody who waited has come."""
+        self._preparing = None
+        if isinstance(self._prepared, BaseException):
+            self._prepared = None
+
     def _prepare(self) -> None:
         settings = self._settings
         self._close_left()
@@ -256,19 +271,23 @@ class Host:
     def _let_in(self, error: BaseException | None) -> None:
         if error is not None:
             self._prepared = error
-        assert self._preparing is not None
-        self._preparing.set()
+        signal = self._preparing
+        assert signal is not None
+        signal.set()
         self._tell_idle()
-        self._loop.call_soon(self._let_late_in)
+        self._loop.call_soon(lambda: self._let_late_in(signal))
 
-    def _let_late_in(self) -> None:
+    def _let_late_in(self, signal: Signal) -> None:
+        if self._preparing is not signal:
+            return  # nobody was late, and more was to be prepared since
         late, self._late = self._late, None
-        if late is None:
-            self._preparing = None
-            self._tell_idle()
-        else:
+        if late is not None:
             late.set()
-            self._loop.call_soon(self._let_late_in)
+        if late is not None or self._callers:
+            self._loop.call_soon(lambda: self._let_late_in(signal))
+        else:
+            self._settle()
+            self._tell_idle()
 
     # -- folding --------------------------------------------------------------------------
 
@@ -391,12 +410,16 @@ class Host:
         Raises:
             ObjectResetError: the last writes could not be confirmed.
         """
+        if self._preparing is not None:
+            await self._preparing.wait()
+        if isinstance(self._prepared, Prepared) and self._prepared.restored:
+            # Nobody came, and the index of alarms has to learn what the restore brought back.
+            with contextlib.suppress(DurableStorageError, OSError):
+                self.start()
         self._closed = True
         if self._caught_up is not None:
             self._caught_up.set()
         loop = self._loop
-        if self._preparing is not None:
-            await self._preparing.wait()
         life = self.life
         failure: BaseException | None = None
         if life is not None and life.broken is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import errno
 import threading
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from durable_storage import DurableObject, DurableObjectState, History, ObjectResetError, Runtime
+from durable_storage import DurableObject, History, ObjectResetError, Runtime
 from durable_storage.database import configure
 from durable_storage.history import CommitLog
 from durable_storage.runtime.resident import Resident
@@ -38,6 +39,15 @@ class Page(DurableObject):
 
     async def read(self) -> str:
         return str(self.ctx.storage.kv.get("text"))
+
+    async def wake_at(self, due: datetime.datetime | None) -> None:
+        if due is None:
+            await self.ctx.storage.delete_alarm()
+        else:
+            await self.ctx.storage.set_alarm(due)
+
+    async def alarm(self) -> None:
+        raise AssertionError("it is due much later")
 
     async def restore(self, bookmark: str) -> None:
         await self.ctx.storage.on_next_session_restore_bookmark(bookmark)
@@ -222,27 +232,58 @@ async def test_an_error_is_told_to_who_waited_and_the_next_tries_again(
         assert await page.read() == "before"
 
 
-async def test_opening_a_file_that_is_cancelled_meanwhile_closes_it(
+async def test_everybody_who_waited_is_told_and_nothing_is_tried_again_meanwhile(
     tmp_path: Path, worker: Worker
 ) -> None:
-    path = tmp_path / "a.sqlite"
-    async with DurableObjectState.open(path) as ctx:
-        await ctx.run_event(ctx.storage.put, "text", "first")
-        bookmark = await ctx.run_event(ctx.storage.get_current_bookmark)
-        await ctx.run_event(ctx.storage.put, "text", "second")
-        await ctx.run_event(ctx.storage.on_next_session_restore_bookmark, bookmark)
-    worker.go_on.clear()
-    async with anyio.create_task_group() as group:
+    async with crashed(tmp_path) as (_, page, faults):
+        worker.threads.clear()
+        worker.go_on.clear()
+        faults.fail("fdatasync", times=1, error=errno.EIO, path="*.segment")
+        refused: list[str] = []
 
-        async def open_it() -> None:
-            async with DurableObjectState.open(path):
-                raise AssertionError("it was cancelled")
+        async def call() -> None:
+            try:
+                await page.read()
+            except ObjectResetError as error:
+                refused.append(str(error))
 
-        group.start_soon(open_it)
-        await until(worker)
-        group.cancel_scope.cancel()
-        # It waits for the worker nevertheless, and has the file closed then.
+        async with anyio.create_task_group() as group:
+            for _ in range(5):
+                group.start_soon(call)
+            await until(worker)
+            worker.go_on.set()
+        assert len(refused) == 5
+        assert len(worker.threads) == 1
+        assert await page.read() == "before"
+
+
+async def test_calls_go_straight_to_an_object_once_nobody_waits_for_it(
+    tmp_path: Path, worker: Worker
+) -> None:
+    async with crashed(tmp_path) as (_, page, _):
+        for _ in range(3):
+            await page.read()
+        assert not resident(page).host.settling
+        assert resident(page).life is not None
+
+
+async def test_an_alarm_that_a_restore_brought_back_is_known_although_nobody_came(
+    tmp_path: Path, worker: Worker
+) -> None:
+    due = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)
+    async with Runtime(tmp_path) as runtime:
+        page = runtime.namespace(Page).get_by_name("home")
+        await page.wake_at(due)
+        bookmark = await page.write("first")
+        await page.wake_at(None)
+        with pytest.raises(ObjectResetError):
+            await page.restore(bookmark)
+        worker.go_on.clear()
+        async with anyio.create_task_group() as group:
+            group.start_soon(page.read)
+            await until(worker)
+            group.cancel_scope.cancel()
         worker.go_on.set()
-    async with DurableObjectState.open(path) as ctx:
-        assert await ctx.run_event(ctx.storage.get, "text") == "first"
-    assert len(worker.threads) == 1
+    async with Runtime(tmp_path) as runtime:
+        (record,) = runtime.registry.alarms_all()
+        assert record.due_ms == due.timestamp() * 1000
