@@ -28,6 +28,8 @@ WAIT_AT_FOLDS = 4
 # Look once in so many confirmations how much of the log is in use, if nobody else does.
 # With writes of 2 MB it is folded at 12 MB then.
 LOOK_EVERY = 4
+# For so many passes who comes late waits behind who waited; a crowd that never ends would for ever.
+LATE_ROUNDS_MAX = 16
 
 
 @final
@@ -275,16 +277,16 @@ class Host:
         assert signal is not None
         signal.set()
         self._tell_idle()
-        self._loop.call_soon(lambda: self._let_late_in(signal))
+        self._loop.call_soon(lambda: self._let_late_in(signal, LATE_ROUNDS_MAX))
 
-    def _let_late_in(self, signal: Signal) -> None:
+    def _let_late_in(self, signal: Signal, rounds: int) -> None:
         if self._preparing is not signal:
             return  # nobody was late, and more was to be prepared since
         late, self._late = self._late, None
         if late is not None:
             late.set()
-        if late is not None or self._callers:
-            self._loop.call_soon(lambda: self._let_late_in(signal))
+        if (late is not None or self._callers) and rounds:
+            self._loop.call_soon(lambda: self._let_late_in(signal, rounds - 1))
         else:
             self._settle()
             self._tell_idle()

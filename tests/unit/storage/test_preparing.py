@@ -257,14 +257,23 @@ async def test_everybody_who_waited_is_told_and_nothing_is_tried_again_meanwhile
         assert await page.read() == "before"
 
 
-async def test_calls_go_straight_to_an_object_once_nobody_waits_for_it(
-    tmp_path: Path, worker: Worker
+@pytest.mark.parametrize("clients", [1, 30])
+async def test_calls_go_straight_to_an_object_although_they_never_end(
+    tmp_path: Path, worker: Worker, clients: int
 ) -> None:
     async with crashed(tmp_path) as (_, page, _):
-        for _ in range(3):
-            await page.read()
-        assert not resident(page).host.settling
-        assert resident(page).life is not None
+
+        async def client() -> None:
+            for _ in range(200):
+                await page.read()
+
+        async with anyio.create_task_group() as group:
+            for _ in range(clients):
+                group.start_soon(client)
+            await until(worker)
+            while resident(page).life is None:
+                await anyio.lowlevel.checkpoint()
+            assert not resident(page).host.preparing
 
 
 async def test_an_alarm_that_a_restore_brought_back_is_known_although_nobody_came(
