@@ -29,7 +29,7 @@ WAIT_AT_FOLDS = 4
 # With writes of 2 MB it is folded at 12 MB then.
 LOOK_EVERY = 4
 # For so many passes who comes late waits behind who waited; a crowd that never ends would for ever.
-LATE_ROUNDS_MAX = 16
+LATE_ROUNDS_MAX = 1000
 
 
 @final
