@@ -146,10 +146,8 @@ class DurableObjectState:
         async def code(_: Life) -> Any:
             return await awaited(callback(*args, **kwargs))
 
-        return await deliver(self._loop, self._ready, self._present, code)
-
-    def _ready(self) -> None:
-        """Nothing is to be waited for: outside a runtime another may be opening the same file."""
+        # Nothing is prepared beside: outside a runtime another may be opening the same file.
+        return await deliver(self._loop, self._present, code)
 
     def _present(self) -> Life:
         """The life that an event is delivered to; a new one after a reset."""

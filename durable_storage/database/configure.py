@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -18,7 +17,6 @@ __all__ = [
     "STATEMENTS_MAX",
     "LoweredLimits",
     "connect",
-    "fold_what_is_left",
     "reset_pragmas",
     "set_defensive",
     "set_synchronous",
@@ -211,15 +209,3 @@ def _compare(path: str, name: str, value: str | int, found: object) -> None:
         raise DatabaseFileError(
             f"SQLite did not accept PRAGMA {name}={value} for {path!r}: it is {found!r}"
         )
-
-
-def fold_what_is_left(path: str) -> None:
-    """Fold the WAL of a process that is gone, if it can be; opening the file would read it all."""
-    if os.path.exists(path + "-wal"):
-        with contextlib.suppress(sqlite3.Error):
-            connection = sqlite3.connect(path, timeout=0, isolation_level=None)
-            try:
-                connection.execute("PRAGMA locking_mode=EXCLUSIVE")
-                connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            finally:
-                connection.close()

@@ -17,9 +17,9 @@ T = TypeVar("T")
 
 async def deliver(
     loop: Loop,
-    ready: Callable[[], Awaitable[None] | None],
     life_of: Callable[[], Life],
     code: Callable[[Life], Coroutine[Any, Any, T]],
+    ready: Callable[[], Awaitable[None] | None] | None = None,
 ) -> T:
     """Run one event and give its answer once it may leave.
 
@@ -27,9 +27,9 @@ async def deliver(
 
     Args:
         loop: the loop of the object.
-        ready: what to wait for before ``life_of`` is called, or None.
         life_of: the object's present life; begins one if there is none.
         code: makes the event's coroutine for the life it is delivered to.
+        ready: gives what to wait for before ``life_of`` is called, or None.
 
     Raises:
         ObjectResetError: the life ended before the answer could be given.
@@ -39,20 +39,20 @@ async def deliver(
     loop.check_thread("an object")
     up = current_frame(loop)
     if up is None:
-        return await _run(ready, life_of, code, None)
+        return await _run(life_of, code, ready, None)
     caller = up
-    return await send(caller, lambda: _run(ready, life_of, code, caller))
+    return await send(caller, lambda: _run(life_of, code, ready, caller))
 
 
 async def _run(
-    ready: Callable[[], Awaitable[None] | None],
     life_of: Callable[[], Life],
     code: Callable[[Life], Coroutine[Any, Any, T]],
+    ready: Callable[[], Awaitable[None] | None] | None,
     up: Frame | None,
 ) -> T:
     ended = False
     while True:
-        waiting = ready()
+        waiting = ready() if ready is not None else None
         if waiting is not None:
             await waiting
         life = life_of()

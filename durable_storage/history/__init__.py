@@ -7,8 +7,16 @@ Layers, lowest first: `bookmarks`, `wal` and `files` (words and bytes), `block`,
 
 from .commit_log import CommitLog
 from .reader import DiskUse, TimelineEntry
-from .recovery import is_at_rest
+from .recovery import fold_what_is_left, is_at_rest
 from .settings import History
 from .verify import Verification
 
-__all__ = ["CommitLog", "DiskUse", "History", "TimelineEntry", "Verification", "is_at_rest"]
+__all__ = [
+    "CommitLog",
+    "DiskUse",
+    "History",
+    "TimelineEntry",
+    "Verification",
+    "fold_what_is_left",
+    "is_at_rest",
+]

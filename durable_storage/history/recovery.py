@@ -40,7 +40,7 @@ from .pipeline import ahead
 from .reader import HistoryReader
 from .wal import HEADER_SIZE, WalHeader, parse_header
 
-__all__ = ["Recovery", "Unlogged", "is_at_rest", "sync_file", "write_base"]
+__all__ = ["Recovery", "Unlogged", "fold_what_is_left", "is_at_rest", "sync_file", "write_base"]
 
 SMALL_BYTES: Final = 256 * 1024
 
@@ -494,6 +494,13 @@ def is_at_rest(path: str, *, history: bool) -> bool:
         return True
     base = read_base(layout.base)
     return base is not None and base.matches(layout.database)
+
+
+def fold_what_is_left(path: str) -> None:
+    """Fold the WAL of a process that is gone, if it can be; opening the file would read it all."""
+    if os.path.exists(Layout(path).wal):
+        with contextlib.suppress(DatabaseFileError, OSError):
+            _connect(path).close()
 
 
 def sync_file(reader: HistoryReader, files: Files) -> os.stat_result:

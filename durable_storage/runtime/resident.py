@@ -159,7 +159,7 @@ class Resident:
 
     def _admit(self, life: Life) -> None:
         # From now on calls go straight to the instance: not before those that wait for it.
-        if self.instance is not None and not (self._kept_out or self.host.settling):
+        if self.instance is not None and not (self._kept_out or self.host.preparing):
             self.life = life
 
     def keep_out(self) -> None:
@@ -227,7 +227,7 @@ class Resident:
         TICKS.now += 1
         self.used = TICKS.now
         return await deliver(
-            self._loop, self._ready, self.present, lambda life: self.code(life, method)
+            self._loop, self.present, lambda life: self.code(life, method), self._ready
         )
 
     def _ready(self) -> Awaitable[None] | None:

@@ -7,15 +7,15 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import final
 
-from ..database.configure import fold_what_is_left
 from ..errors import DurableStorageError, ObjectResetError
 from ..gates.deadlines import Deadlines
 from ..gates.input_gate import Waiter
 from ..gates.life import Life
 from ..gates.loop import Loop, Signal
+from ..history import fold_what_is_left, is_at_rest
 from ..log import STORAGE, log_reset
 from .alarm_slot import AlarmIndex
-from .object_file import LogRefusedError, ObjectFile, Prepared, is_at_rest, prepare
+from .object_file import LogRefusedError, ObjectFile, Prepared, prepare
 from .session import Session
 from .settings import Settings
 
@@ -66,7 +66,6 @@ class Host:
         self.name = name
         self._path = path
         self._settings = settings
-        self._keeps_history = settings.history.enabled
         self._deadlines = deadlines
         self._alarm_index = alarm_index
         self._on_broken = on_broken
@@ -141,11 +140,10 @@ class Host:
             raise ObjectResetError(f"{self.name} was closed", retryable=False)
         try:
             file = self.file
-        except OSError as exc:
+        except BaseException as exc:
             self._loop.call_soon(self._tell_idle)
-            raise ObjectResetError(f"{self.name} cannot start: {exc}") from exc
-        except BaseException:
-            self._loop.call_soon(self._tell_idle)
+            if isinstance(exc, OSError):
+                raise ObjectResetError(f"{self.name} cannot start: {exc}") from exc
             raise
         confirms = settings.durability != "os"
         session = Session(
@@ -210,23 +208,19 @@ class Host:
         """Whether a worker is at it, or somebody waits."""
         return bool(self._callers) or (self._preparing is not None and not self._preparing.is_set())
 
-    @property
-    def settling(self) -> bool:
-        """Whether who waited may still come."""
-        return bool(self._callers) or self.preparing
-
     def preparation(self) -> Awaitable[None] | None:
         """What to wait for before `start` is called; None if that takes no time, or was done."""
         if self._preparing is not None and not self.preparing:
             self._settle()
         signal = self._preparing
         if signal is None:
+            history = self._settings.history.enabled
             if (
                 self.life is not None
                 or self._file is not None
                 or self._prepared is not None
                 or self._closed
-                or (self._left is None and is_at_rest(self._path, history=self._keeps_history))
+                or (self._left is None and is_at_rest(self._path, history=history))
             ):
                 return None
             signal = self._loop.signal()
@@ -267,7 +261,7 @@ class Host:
         self._prepared = prepare(
             self._path, clock=settings.clock, history=settings.history, faults=settings.faults
         )
-        if not self._keeps_history:
+        if not settings.history.enabled:
             fold_what_is_left(self._path)
 
     def _let_in(self, error: BaseException | None) -> None:

@@ -11,11 +11,11 @@ from ..clock import Clock
 from ..database.connection import MISSING, Database
 from ..database.faults import Faults
 from ..errors import DatabaseFileError
-from ..history import CommitLog, History, is_at_rest
+from ..history import CommitLog, History
 from ..limits import Limits
 from .session import DEFAULT_SERIALIZER, SERIALIZER_KEY
 
-__all__ = ["LogRefusedError", "ObjectFile", "Prepared", "is_at_rest", "prepare"]
+__all__ = ["LogRefusedError", "ObjectFile", "Prepared", "prepare"]
 
 
 class LogRefusedError(OSError):

@@ -40,10 +40,6 @@ class Failure(Exception):
 # -- the real gates, with what they need played
 
 
-def _at_once() -> None:
-    """Nothing is to be waited for before a life begins."""
-
-
 @dataclass(eq=False)
 class Actor:
     """Code that does what it is told: an event, or a section that nobody awaits."""
@@ -255,7 +251,7 @@ class World:
     async def call(self, actor: Actor) -> None:
         with anyio.CancelScope() as actor.scope:
             try:
-                await deliver(self.loop, _at_once, self.life, lambda life: self.event(actor, life))
+                await deliver(self.loop, self.life, lambda life: self.event(actor, life))
             except ObjectResetError:
                 actor.told = "reset"
             except OverloadedError:

@@ -66,11 +66,6 @@ class LegacyHost:
         """As `Host.preparing`."""
         return False
 
-    @property
-    def settling(self) -> bool:
-        """As `Host.settling`."""
-        return False
-
     def preparation(self) -> None:
         """As `Host.preparation`: a life begins at once, with its gate closed."""
 

@@ -207,7 +207,7 @@ def test_a_terminal_gets_tables_with_rich_and_text_without(
     shell: Shell, data: Path, monkeypatch: pytest.MonkeyPatch, rich: bool
 ) -> None:
     if rich:
-        pytest.importorskip("rich")
+        pytest.importorskip("rich", reason="the extra 'cli' is not installed")
     else:
         import sys
 
@@ -239,7 +239,7 @@ def test_a_terminal_gets_tables_with_rich_and_text_without(
 def test_json_and_plain_may_stand_before_and_behind_every_word(
     shell: Shell, data: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:
-    pytest.importorskip("rich")
+    pytest.importorskip("rich", reason="the extra 'cli' is not installed")
     monkeypatch.setattr(output.sys.stdout, "isatty", lambda: True)
     write_lines(data, "one")
     words = [str(data) if word == "DIR" else word for word in command]

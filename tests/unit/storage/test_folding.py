@@ -234,6 +234,13 @@ class Archiving:
             await anyio.lowlevel.checkpoint()
 
 
+async def _abort_behind(log: Log, archiving: Archiving) -> None:
+    """Reset the object while its WAL is folded and not archived."""
+    await archiving.wait_until_behind()
+    with pytest.raises(ObjectResetError):
+        log.ctx.abort("enough")
+
+
 async def test_an_abort_while_history_is_refused_behind_the_checkpoint_loses_nothing(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,9 +249,7 @@ async def test_an_abort_while_history_is_refused_behind_the_checkpoint_loses_not
         bookmarks = await _lagging(log)
         with monkeypatch.context() as patch:
             archiving = Archiving(patch, refused=True)
-            await archiving.wait_until_behind()
-            with pytest.raises(ObjectResetError):
-                log.ctx.abort("enough")
+            await _abort_behind(log, archiving)
             archiving.let_go()
             await log.folded()
         await log.put()
@@ -290,9 +295,7 @@ async def test_an_event_after_an_abort_writes_over_nothing_that_is_being_archive
         bookmarks = await _lagging(log)
         with monkeypatch.context() as patch:
             archiving = Archiving(patch, refused=False)
-            await archiving.wait_until_behind()
-            with pytest.raises(ObjectResetError):
-                log.ctx.abort("enough")
+            await _abort_behind(log, archiving)
             async with anyio.create_task_group() as group:
                 # Of so many frames that a WAL begun anew would reach what is not archived.
                 group.start_soon(log.put, VALUE * 10)

@@ -15,8 +15,7 @@ import anyio.lowlevel
 import pytest
 
 from durable_storage import DurableObject, History, ObjectResetError, Runtime
-from durable_storage.database import configure
-from durable_storage.history import CommitLog
+from durable_storage.history import CommitLog, recovery
 from durable_storage.runtime.resident import Resident
 from durable_storage.storage import host, object_file
 from durable_storage.storage.object_file import Prepared
@@ -137,7 +136,7 @@ async def test_without_history_a_worker_folds_what_is_left(
     tmp_path: Path, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folded: list[int] = []
-    genuine = configure.fold_what_is_left
+    genuine = recovery.fold_what_is_left
 
     def noted(path: str) -> None:
         folded.append(threading.get_ident())
