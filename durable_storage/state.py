@@ -146,8 +146,7 @@ class DurableObjectState:
         async def code(_: Life) -> Any:
             return await awaited(callback(*args, **kwargs))
 
-        # Nothing is prepared beside: outside a runtime another may be opening the same file.
-        return await deliver(self._loop, self._present, code)
+        return await deliver(self._loop, self._present, code, self._host.preparation)
 
     def _present(self) -> Life:
         """The life that an event is delivered to; a new one after a reset."""
@@ -369,6 +368,9 @@ class _Opened:
         self._deadlines = Deadlines(loop, settings.clock, settings.limits.critical_section_seconds)
         self._host = Host(loop, name, self._path, settings, self._deadlines)
         try:
+            waiting = self._host.preparation()
+            if waiting is not None:
+                await waiting
             return new_state(
                 id_from_name("durable_storage", name),
                 self._host,
@@ -377,11 +379,14 @@ class _Opened:
                 alarm_handler=False,
                 props=self._props,
             )
-        except ObjectResetError as exc:
-            # What an object of a runtime is told; here nobody could call again.
-            raise DatabaseFileError(
-                f"{self._path!r} or its history cannot be opened: {exc.__cause__}"
-            ) from exc.__cause__
+        except BaseException as exc:
+            await self._close()
+            if isinstance(exc, ObjectResetError):
+                # What an object of a runtime is told; here nobody could call again.
+                raise DatabaseFileError(
+                    f"{self._path!r} or its history cannot be opened: {exc.__cause__}"
+                ) from exc.__cause__
+            raise
 
     async def __aexit__(
         self,
@@ -389,8 +394,13 @@ class _Opened:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        await self._close()
+
+    async def _close(self) -> None:
         assert self._host is not None
         assert self._deadlines is not None
-        with anyio.CancelScope(shield=True):
-            await self._host.close()
-        self._deadlines.close()
+        try:
+            with anyio.CancelScope(shield=True):
+                await self._host.close()
+        finally:
+            self._deadlines.close()

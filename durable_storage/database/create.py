@@ -17,7 +17,7 @@ from ..errors import DatabaseFileError
 from .faults import Faults
 from .soundness import check_size
 
-__all__ = ["FIRST_PAGE", "PAGE_SIZE", "DatabaseFile"]
+__all__ = ["FIRST_PAGE", "PAGE_SIZE", "DatabaseFile", "FileClaim"]
 
 PAGE_SIZE: Final = 4096
 _WAL: Final = 2
@@ -56,14 +56,47 @@ FIRST_PAGE: Final = (_HEADER + struct.pack(">BHHHB", _LEAF_TABLE, 0, 0, PAGE_SIZ
 
 _open_lock: Final = threading.Lock()
 _open_files: Final[set[tuple[int, int]]] = set()
+_claimed: Final[set[tuple[int, int, str]]] = set()
+
+
+@final
+class FileClaim:
+    """A path that nobody else in this process opens until it is released.
+
+    Closing any descriptor of a file drops the POSIX locks that SQLite holds on it, in the whole
+    process. So the path is claimed before anything opens the file, were it only to read it.
+
+    Raises:
+        DatabaseFileError: somebody has it, or its directory is missing.
+    """
+
+    __slots__ = ("_name",)
+
+    def __init__(self, path: str) -> None:
+        directory, file = os.path.split(path)
+        with _open_lock:
+            try:
+                name = (*_identity(os.stat(directory or os.curdir)), file)
+            except OSError as error:
+                raise _cannot_open(path, error) from error
+            if name in _claimed:
+                raise _is_open(path)
+            _refuse_open(path)
+            _claimed.add(name)
+        self._name = name
+
+    def release(self) -> None:
+        """Let others have it; nothing of it is open any more."""
+        with _open_lock:
+            _claimed.discard(self._name)
 
 
 @final
 class DatabaseFile:
     """Our own descriptor of an object's file, kept as long as SQLite has the file open.
 
-    Closing any descriptor of the file drops the POSIX locks that SQLite holds on it, in the whole
-    process. So a file that is open already is refused before a second descriptor exists.
+    For the reason that `FileClaim` gives, a file that is open already is refused before a second
+    descriptor exists.
 
     Attributes:
         descriptor: open for reading and writing.
@@ -77,17 +110,7 @@ class DatabaseFile:
 
     def __init__(self, path: str, faults: Faults | None) -> None:
         with _open_lock:
-            try:
-                identity = _identity(os.stat(path))
-                if identity in _open_files:
-                    raise DatabaseFileError(
-                        f"the database file {path!r} is open in this process already; close the"
-                        " other DurableObjectState first"
-                    )
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                raise _cannot_open(path, error) from error
+            _refuse_open(path)
             try:
                 if faults is not None:
                     faults.before("open", path)
@@ -113,8 +136,26 @@ class DatabaseFile:
             _open_files.discard(self._identity)
 
 
+def _refuse_open(path: str) -> None:
+    try:
+        identity = _identity(os.stat(path))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _cannot_open(path, error) from error
+    if identity in _open_files:
+        raise _is_open(path)
+
+
 def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
+
+
+def _is_open(path: str) -> DatabaseFileError:
+    return DatabaseFileError(
+        f"the database file {path!r} is open in this process already; close the other"
+        " DurableObjectState first"
+    )
 
 
 def _cannot_open(path: str, error: OSError) -> DatabaseFileError:

@@ -434,14 +434,14 @@ class Host:
         self.life = self.session = None
         file, self._file = self._file, None
         prepared, self._prepared = self._prepared, None
-        log = prepared.log if isinstance(prepared, Prepared) else None
-        if file is not None or log is not None or self._left is not None:
+        unused = prepared if isinstance(prepared, Prepared) else None
+        if file is not None or unused is not None or self._left is not None:
             done = loop.signal()
             errors: list[BaseException] = []
 
             def close() -> None:
                 self._close_left()
-                for each in (file, log):
+                for each in (file, unused):
                     if each is not None:
                         each.close()
 

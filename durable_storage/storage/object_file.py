@@ -9,6 +9,7 @@ from typing import NamedTuple, final
 
 from ..clock import Clock
 from ..database.connection import MISSING, Database
+from ..database.create import FileClaim
 from ..database.faults import Faults
 from ..errors import DatabaseFileError
 from ..history import CommitLog, History
@@ -25,26 +26,38 @@ class LogRefusedError(OSError):
 class Prepared(NamedTuple):
     """A file that SQLite may open."""
 
+    claim: FileClaim
     log: CommitLog | None
     restored: bool
     """Whether a restore was pending."""
+
+    def close(self) -> None:
+        """Give up what nobody opens."""
+        try:
+            if self.log is not None:
+                self.log.close()
+        finally:
+            self.claim.release()
 
 
 def prepare(path: str, *, clock: Clock, history: History, faults: Faults | None) -> Prepared:
     """Do what a crash or a restore left to do before SQLite opens a file; may run in a worker.
 
     Raises:
-        DatabaseFileError: it cannot be opened.
+        DatabaseFileError: it cannot be opened, or is open in this process.
         BookmarkError: a pending restore cannot be done; it is given up.
         OSError: the disk refused.
     """
-    if history.enabled:
-        log = CommitLog.open(path, settings=history, clock_ms=clock.time_ms, faults=faults)
-        return Prepared(log, log.restored)
-    restored = CommitLog.finish_restore(
-        path, settings=history, clock_ms=clock.time_ms, faults=faults
-    )
-    return Prepared(None, restored)
+    claim = FileClaim(path)
+    open_log = CommitLog.open if history.enabled else CommitLog.finish_restore
+    try:
+        found = open_log(path, settings=history, clock_ms=clock.time_ms, faults=faults)
+    except BaseException:
+        claim.release()
+        raise
+    if isinstance(found, CommitLog):
+        return Prepared(claim, found, found.restored)
+    return Prepared(claim, None, found)
 
 
 @final
@@ -82,16 +95,15 @@ class ObjectFile:
         self._closed: list[Exception] | None = None
         if prepared is None:
             prepared = prepare(path, clock=clock, history=history, faults=faults)
-        self.log: CommitLog | None
-        self.restored: bool
-        self.log, self.restored = prepared
+        self._claim = prepared.claim
+        self.log: CommitLog | None = prepared.log
+        self.restored: bool = prepared.restored
         try:
             self.database: Database = Database(path, limits=limits, faults=faults)
             if self.log is not None:
                 self.log.attach(self.database)
         except BaseException:
-            if self.log is not None:
-                self.log.close()
+            prepared.close()
             raise
 
     def claim_serializer(self, name: str) -> None:
@@ -199,3 +211,4 @@ class ObjectFile:
                     raise
             finally:
                 self.database.close()
+                self._claim.release()

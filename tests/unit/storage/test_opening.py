@@ -7,10 +7,12 @@ import errno
 import inspect
 import os
 import sqlite3
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from durable_storage import (
@@ -188,3 +190,28 @@ async def test_a_link_to_a_file_is_that_file(tmp_path: Path) -> None:
         assert await ctx.run_event(ctx.storage.get, "text") == "first"
     assert os.listdir(tmp_path / "data") != ["real.sqlite"]
     assert sorted(os.listdir(tmp_path)) == ["data", "link.sqlite"]
+
+
+@pytest.mark.parametrize("history", HISTORIES)
+async def test_a_second_opening_leaves_the_first_its_lock(tmp_path: Path, history: History) -> None:
+    path = tmp_path / "a.sqlite"
+    await filled(path, history)
+    code = (
+        "import sqlite3, sys\n"
+        "connection = sqlite3.connect(sys.argv[1], timeout=0)\n"
+        "try:\n"
+        "    connection.execute('CREATE TABLE stranger(a)')\n"
+        "except sqlite3.OperationalError as error:\n"
+        "    print(error)\n"
+        "connection.close()\n"
+    )
+    async with DurableObjectState.open(path, history=history) as ctx:
+        with pytest.raises(DatabaseFileError, match="open in this process already"):
+            async with DurableObjectState.open(path, history=history):
+                pass
+        # Closing any descriptor of the file would have dropped the lock of this process.
+        done = await anyio.run_process([sys.executable, "-c", code, str(path)])
+        assert done.stdout == b"database is locked\n"
+        await ctx.run_event(ctx.storage.put, "text", "goes on")
+    async with DurableObjectState.open(path, history=history) as ctx:
+        assert await ctx.run_event(ctx.storage.get, "text") == "goes on"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import errno
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,14 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from durable_storage import DurableObject, History, ObjectResetError, Runtime
+from durable_storage import (
+    DatabaseFileError,
+    DurableObject,
+    DurableObjectState,
+    History,
+    ObjectResetError,
+    Runtime,
+)
 from durable_storage.history import CommitLog, recovery
 from durable_storage.runtime.resident import Resident
 from durable_storage.storage import host, object_file
@@ -295,3 +303,85 @@ async def test_an_alarm_that_a_restore_brought_back_is_known_although_nobody_cam
     async with Runtime(tmp_path) as runtime:
         (record,) = runtime.registry.alarms_all()
         assert record.due_ms == due.timestamp() * 1000
+
+
+# -- without a runtime
+
+
+async def unclean(path: Path) -> str:
+    """A file as a process that was killed leaves it; returns a bookmark of "first"."""
+    living = path.with_name("living")
+    living.mkdir()
+    async with DurableObjectState.open(living / path.name) as ctx:
+        await ctx.run_event(ctx.storage.put, "text", "first")
+        bookmark = await ctx.run_event(ctx.storage.get_current_bookmark)
+        await ctx.run_event(ctx.storage.put, "text", "second")
+        shutil.copytree(living, path.parent, dirs_exist_ok=True)
+    return bookmark
+
+
+async def test_an_object_without_a_runtime_is_prepared_by_a_worker_as_well(
+    tmp_path: Path, worker: Worker
+) -> None:
+    path = tmp_path / "a.sqlite"
+    bookmark = await unclean(path)
+    assert not worker.threads
+    async with DurableObjectState.open(path) as ctx:
+        assert len(worker.threads) == 1
+        assert await ctx.run_event(ctx.storage.get, "text") == "second"
+
+        async def restore() -> None:
+            await ctx.storage.on_next_session_restore_bookmark(bookmark)
+            ctx.abort()
+
+        with pytest.raises(ObjectResetError):
+            await ctx.run_event(restore)
+        assert await ctx.run_event(ctx.storage.get, "text") == "first"
+        assert len(worker.threads) == 2
+    assert threading.get_ident() not in worker.threads
+
+
+async def test_a_file_that_is_being_prepared_is_nobody_elses(
+    tmp_path: Path, worker: Worker
+) -> None:
+    path = tmp_path / "a.sqlite"
+    await unclean(path)
+    outcomes: list[str] = []
+    others_tried = anyio.Event()
+
+    async def open_() -> None:
+        try:
+            async with DurableObjectState.open(path) as ctx:
+                outcomes.append(await ctx.run_event(ctx.storage.get, "text"))
+                await others_tried.wait()
+        except DatabaseFileError:
+            outcomes.append("refused")
+            if outcomes.count("refused") == 3:
+                others_tried.set()
+
+    async with anyio.create_task_group() as group:
+        for _ in range(4):
+            group.start_soon(open_)
+    assert sorted(outcomes) == ["refused", "refused", "refused", "second"]
+    async with DurableObjectState.open(path) as ctx:
+        assert await ctx.run_event(ctx.storage.get, "text") == "second"
+
+
+async def test_an_opening_that_is_cancelled_gives_the_file_back(
+    tmp_path: Path, worker: Worker
+) -> None:
+    path = tmp_path / "a.sqlite"
+    await unclean(path)
+    worker.go_on.clear()
+
+    async def open_() -> None:
+        async with DurableObjectState.open(path):
+            raise AssertionError("it is cancelled before")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(open_)
+        await until(worker)
+        group.cancel_scope.cancel()
+        worker.go_on.set()
+    async with DurableObjectState.open(path) as ctx:
+        assert await ctx.run_event(ctx.storage.get, "text") == "second"
