@@ -15,7 +15,7 @@ import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from operator import itemgetter
+from operator import itemgetter, sub
 from typing import Any, Final, NamedTuple, final
 
 from .bookmarks import Position
@@ -57,6 +57,8 @@ _WORD: Final = struct.Struct(">I")
 # A page is had by decompressing one piece. Smaller ones compress less well, and for each the event
 # loop has to wait for the interpreter's lock.
 PIECE_SIZE: Final = 32 * 1024
+# Pages that were written in their order, as by many insertions, are mostly wanted together.
+LONG_PIECE_SIZE: Final = 128 * 1024
 # Compressing takes ten times as long as copying, and reading three times: it has to gain much.
 _SAMPLES_MIN: Final = 4
 _SAMPLES_MAX: Final = 8
@@ -211,7 +213,7 @@ def encode(piece: Slice) -> Encoded:
     packed_times = zlib.compress(b"".join(_TIME.pack(*time) for time in times), 1)
     packed_times += zlib.compress(index, 1)
     if is_compressible(frames, _WORTHWHILE_HURRIED if piece.hurried else _WORTHWHILE):
-        step = max(1, PIECE_SIZE // piece.page_size)
+        step = max(1, (LONG_PIECE_SIZE if _is_ordered(heads) else PIECE_SIZE) // piece.page_size)
         flags |= Flags.COMPRESSED
         if frame_count > step and _is_diverse(heads):
             flags |= Flags.PIECES
@@ -398,6 +400,12 @@ def _is_diverse(heads: list[Head]) -> bool:
     If many do, pieces would be much larger, because they repeat what the others say.
     """
     return 4 * len(set(map(itemgetter(0), heads))) >= 3 * len(heads)
+
+
+def _is_ordered(heads: list[Head]) -> bool:
+    """Whether most of the frames with these heads hold the page behind their predecessor's."""
+    pages = list(map(itemgetter(0), heads))
+    return 4 * list(map(sub, pages[1:], pages)).count(1) >= 3 * len(heads)
 
 
 def _decompress(

@@ -48,9 +48,9 @@ from .wal import HEADER_SIZE, WalHeader, parse_header
 __all__ = ["CommitLog"]
 
 # Archive this many frames while commits go on, so that little is left for when they may not.
-ARCHIVE_AHEAD_FRAMES: Final = 256
+ARCHIVE_AHEAD_FRAMES: Final = 512
 # So many mean that commits are made faster than they are archived.
-LAGGING_FRAMES: Final = 4 * ARCHIVE_AHEAD_FRAMES
+LAGGING_FRAMES: Final = 1024
 # So few are left to be archived while commits may not go on, unless this often was not enough.
 CAUGHT_UP_FRAMES: Final = 192
 CATCH_UP_TRIES: Final = 4

@@ -59,6 +59,7 @@ def shrink_constants(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(archive, "SLICE_SIZE", 4 * 4120)
     patch.setattr(image, "SLICE_SIZE", 4 * 4120)
     patch.setattr(block, "PIECE_SIZE", 4096)
+    patch.setattr(block, "LONG_PIECE_SIZE", 2 * 4096)
     patch.setattr(retention, "SNAPSHOT_AFTER_MIN_BYTES", 40 * 4096)
     patch.setattr(retention, "LOG_PER_SNAPSHOT", 2)
     patch.setattr(commit_log, "ARCHIVE_AHEAD_FRAMES", 5)

@@ -154,6 +154,7 @@ def large(path: Path) -> tuple[Session, list[str]]:
 def test_of_a_block_only_the_pieces_with_pages_that_are_needed_are_decompressed(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(block, "LONG_PIECE_SIZE", block.PIECE_SIZE)
     session, bookmarks = large(path)
     session.close()
     reader = session.log._reader
@@ -186,6 +187,26 @@ def test_of_a_block_only_the_pieces_with_pages_that_are_needed_are_decompressed(
     assert contents == [rebuilt(reader, bookmark, path) for bookmark in bookmarks]
 
 
+def piece_count(encoded: Encoded) -> int:
+    (step,) = struct.unpack(">I", encoded.times[-4:])
+    return -(-encoded.frame_count // step)
+
+
+def test_pages_that_were_written_in_their_order_are_in_larger_pieces() -> None:
+    pages = list(range(1, 257))
+    scattered = pages[::3] + pages[1::3] + pages[2::3]
+
+    def frames(numbers: list[int]) -> bytes:
+        text = b"of a page " * 500
+        return b"".join(struct.pack(">II16x", number, 1) + text[:4096] for number in numbers)
+
+    def encoded(numbers: list[int]) -> Encoded:
+        return encode(Slice(frames(numbers), 1, [(len(numbers), 1)], 4096))
+
+    assert piece_count(encoded(pages)) == 256 * 4096 // block.LONG_PIECE_SIZE
+    assert piece_count(encoded(scattered)) == 256 * 4096 // block.PIECE_SIZE
+
+
 def test_a_block_in_which_pages_repeat_is_compressed_in_one_piece(path: Path) -> None:
     session = Session(path)
     session.run("CREATE TABLE t(a)")
@@ -206,7 +227,7 @@ def test_a_block_that_says_wrongly_where_its_pieces_are_is_damage(
         encoded = encode(piece)
         if not encoded.flags & Flags.PIECES:
             return encoded
-        count = -(-encoded.frame_count // (block.PIECE_SIZE // 4096))
+        count = piece_count(encoded)
         words = list(struct.unpack(f">{count + 1}I", encoded.times[-4 * (count + 1) :]))
         if wrong == "sizes":
             words[0], words[1] = words[1], words[0]
@@ -245,7 +266,8 @@ def test_blocks_without_an_index_can_be_read(path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(archive, "encode", without_index)
     shrink_constants(monkeypatch)
-    monkeypatch.setattr(block, "PIECE_SIZE", archive.SLICE_SIZE)
+    for size in ("PIECE_SIZE", "LONG_PIECE_SIZE"):
+        monkeypatch.setattr(block, size, archive.SLICE_SIZE)
     session = Session(path)
     bookmarks = list(grow_and_shrink(session, 1))
     session.close()
