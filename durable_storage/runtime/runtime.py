@@ -435,6 +435,7 @@ class Runtime:
         Raises:
             ConcurrencyError: an event, or another snapshot or restore, is under way.
             ArgumentTypeError: this is no snapshot; nothing was changed.
+            OSError: the disk refused to hold it; nothing was changed.
         """
         if not isinstance(snapshot, RuntimeSnapshot):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ArgumentTypeError(

@@ -12,6 +12,8 @@ __all__ = ["RuntimeSnapshot", "SavedFile", "read_directory", "write_directory"]
 
 # The lock belongs to the process, shared memory to an open connection.
 _LEFT_ALONE: Final = ("owner.lock", "-shm")
+# Where a snapshot is written before it takes the place of what is there.
+_STAGING: Final = "restore.new"
 
 
 @final
@@ -82,8 +84,31 @@ def read_directory(root: str) -> RuntimeSnapshot:
 
 
 def write_directory(root: str, snapshot: RuntimeSnapshot) -> None:
-    """Make ``root``, of which nothing may be in use, hold what the snapshot holds."""
-    _empty(root)
+    """Make ``root``, of which nothing may be in use, hold what the snapshot holds.
+
+    Raises:
+        OSError: the disk refused; ``root`` holds what it held.
+    """
+    staging = os.path.join(root, _STAGING)
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        os.mkdir(staging, mode=0o700)
+        _write(staging, snapshot)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    for entry in _entries(root):
+        if entry.is_dir(follow_symlinks=False):
+            if entry.name != _STAGING:
+                shutil.rmtree(entry.path)
+        elif not entry.name.endswith("owner.lock"):
+            os.unlink(entry.path)
+    for entry in _entries(staging):
+        os.rename(entry.path, os.path.join(root, entry.name))
+    os.rmdir(staging)
+
+
+def _write(root: str, snapshot: RuntimeSnapshot) -> None:
     for folder in snapshot.folders:
         os.makedirs(os.path.join(root, folder), mode=0o700, exist_ok=True)
     first: dict[int, str] = {}
@@ -100,14 +125,6 @@ def write_directory(root: str, snapshot: RuntimeSnapshot) -> None:
             os.utime(path, ns=(file.modified_ns, file.modified_ns))
         if file.same_as is not None:
             first[file.same_as] = path
-
-
-def _empty(root: str) -> None:
-    for entry in _entries(root):
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path)
-        elif not entry.name.endswith("owner.lock"):
-            os.unlink(entry.path)
 
 
 def _entries(root: str) -> Iterable[os.DirEntry[str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -277,6 +279,32 @@ async def test_what_is_no_snapshot_changes_nothing(durable_runtime: Runtime) -> 
         with pytest.raises(ArgumentTypeError, match="RuntimeSnapshot"):
             await durable_runtime.restore(wrong)  # type: ignore[arg-type] - refusing it is the point
     assert await counter.increment() == 2
+
+
+async def test_a_snapshot_for_which_the_disk_has_no_room_changes_nothing(
+    durable_runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counters = durable_runtime.namespace(Counter)
+    await counters.get_by_name("main").increment()
+    snapshot = await durable_runtime.snapshot()
+    await counters.get_by_name("main").increment()
+    await counters.get_by_name("new").increment()
+    written: list[str] = []
+
+    def refuse(path: str, **_: Any) -> None:
+        written.append(path)
+        if len(written) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device", path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "utime", refuse)
+        with pytest.raises(OSError, match="No space left"):
+            await durable_runtime.restore(snapshot)
+    assert not any(map(os.path.exists, written))
+    assert await counters.get_by_name("main").value() == 2
+    assert await counters.get_by_name("new").value() == 1
+    await durable_runtime.restore(snapshot)
+    assert await counters.get_by_name("main").value() == 1
 
 
 async def test_snapshots_and_restores_do_not_overlap(durable_runtime: Runtime) -> None:
