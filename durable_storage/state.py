@@ -146,7 +146,8 @@ class DurableObjectState:
         async def code(_: Life) -> Any:
             return await awaited(callback(*args, **kwargs))
 
-        return await deliver(self._loop, self._present, code, self._host.preparation)
+        # Nothing is prepared beside: whoever opens an object alone need not wait to do so.
+        return await deliver(self._loop, self._present, code)
 
     def _present(self) -> Life:
         """The life that an event is delivered to; a new one after a reset."""
@@ -368,9 +369,6 @@ class _Opened:
         self._deadlines = Deadlines(loop, settings.clock, settings.limits.critical_section_seconds)
         self._host = Host(loop, name, self._path, settings, self._deadlines)
         try:
-            waiting = self._host.preparation()
-            if waiting is not None:
-                await waiting
             return new_state(
                 id_from_name("durable_storage", name),
                 self._host,
@@ -379,14 +377,11 @@ class _Opened:
                 alarm_handler=False,
                 props=self._props,
             )
-        except BaseException as exc:
-            await self._close()
-            if isinstance(exc, ObjectResetError):
-                # What an object of a runtime is told; here nobody could call again.
-                raise DatabaseFileError(
-                    f"{self._path!r} or its history cannot be opened: {exc.__cause__}"
-                ) from exc.__cause__
-            raise
+        except ObjectResetError as exc:
+            # What an object of a runtime is told; here nobody could call again.
+            raise DatabaseFileError(
+                f"{self._path!r} or its history cannot be opened: {exc.__cause__}"
+            ) from exc.__cause__
 
     async def __aexit__(
         self,
@@ -394,13 +389,8 @@ class _Opened:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._close()
-
-    async def _close(self) -> None:
         assert self._host is not None
         assert self._deadlines is not None
-        try:
-            with anyio.CancelScope(shield=True):
-                await self._host.close()
-        finally:
-            self._deadlines.close()
+        with anyio.CancelScope(shield=True):
+            await self._host.close()
+        self._deadlines.close()

@@ -12,6 +12,7 @@ import stat
 import struct
 import threading
 from typing import Final, final
+from weakref import WeakValueDictionary
 
 from ..errors import DatabaseFileError
 from .faults import Faults
@@ -56,39 +57,66 @@ FIRST_PAGE: Final = (_HEADER + struct.pack(">BHHHB", _LEAF_TABLE, 0, 0, PAGE_SIZ
 
 _open_lock: Final = threading.Lock()
 _open_files: Final[set[tuple[int, int]]] = set()
-_claimed: Final[set[tuple[int, int, str]]] = set()
+# By directory and name, and by the file itself, which may have other names. Weakly: what is never
+# opened, because nobody is left who could, is claimed no longer.
+_claimed: Final[WeakValueDictionary[tuple[int, int, str], FileClaim]] = WeakValueDictionary()
+_claimed_files: Final[WeakValueDictionary[tuple[int, int], FileClaim]] = WeakValueDictionary()
 
 
 @final
 class FileClaim:
-    """A path that nobody else in this process opens until it is released.
+    """A database file that nobody else in this process opens, until it is released.
 
     Closing any descriptor of a file drops the POSIX locks that SQLite holds on it, in the whole
-    process. So the path is claimed before anything opens the file, were it only to read it.
+    process. So the file is claimed before anything opens it, were it only to read it.
 
     Raises:
         DatabaseFileError: somebody has it, or its directory is missing.
     """
 
-    __slots__ = ("_name",)
+    __slots__ = ("__weakref__", "_file", "_name")
 
     def __init__(self, path: str) -> None:
         directory, file = os.path.split(path)
         with _open_lock:
             try:
-                name = (*_identity(os.stat(directory or os.curdir)), file)
+                self._name = (*_identity(os.stat(directory or os.curdir)), file)
+                self._file = _identity_of(path)
             except OSError as error:
                 raise _cannot_open(path, error) from error
-            if name in _claimed:
+            if self._name in _claimed or self._file in _claimed_files or self._file in _open_files:
                 raise _is_open(path)
-            _refuse_open(path)
-            _claimed.add(name)
-        self._name = name
+            _claimed[self._name] = self
+            if self._file is not None:
+                _claimed_files[self._file] = self
+
+    def opened(self) -> None:
+        """Take note that the file is open: that tells it from others, also if it is another now."""
+        with _open_lock:
+            if self._file is not None and _claimed_files.get(self._file) is self:
+                del _claimed_files[self._file]
 
     def release(self) -> None:
         """Let others have it; nothing of it is open any more."""
+        self.opened()
         with _open_lock:
-            _claimed.discard(self._name)
+            if _claimed.get(self._name) is self:
+                del _claimed[self._name]
+
+
+def _forget_claims() -> None:
+    # They are the parent's, and so may be the threads that would release them.
+    _claimed.clear()
+    _claimed_files.clear()
+    _open_lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_open_lock.acquire,
+        after_in_parent=_open_lock.release,
+        after_in_child=_forget_claims,
+    )
 
 
 @final
@@ -110,7 +138,11 @@ class DatabaseFile:
 
     def __init__(self, path: str, faults: Faults | None) -> None:
         with _open_lock:
-            _refuse_open(path)
+            try:
+                if _identity_of(path) in _open_files:
+                    raise _is_open(path)
+            except OSError as error:
+                raise _cannot_open(path, error) from error
             try:
                 if faults is not None:
                     faults.before("open", path)
@@ -136,15 +168,11 @@ class DatabaseFile:
             _open_files.discard(self._identity)
 
 
-def _refuse_open(path: str) -> None:
+def _identity_of(path: str) -> tuple[int, int] | None:
     try:
-        identity = _identity(os.stat(path))
+        return _identity(os.stat(path))
     except FileNotFoundError:
-        return
-    except OSError as error:
-        raise _cannot_open(path, error) from error
-    if identity in _open_files:
-        raise _is_open(path)
+        return None
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

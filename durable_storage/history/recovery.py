@@ -484,16 +484,19 @@ def is_at_rest(path: str, *, history: bool) -> bool:
     What takes no time, as comparing a small file, does not count.
     """
     layout = Layout(os.path.abspath(path))
-    if _size(layout.wal) or _size(layout.journal) or os.path.exists(layout.intent):
-        return False
-    if not history:
-        return True
-    if os.path.exists(layout.held_wal):
-        return False
-    if _size(layout.database) <= SMALL_BYTES:
-        return True
-    base = read_base(layout.base)
-    return base is not None and base.matches(layout.database)
+    try:
+        if _size(layout.wal) or _size(layout.journal) or os.path.exists(layout.intent):
+            return False
+        if not history:
+            return True
+        if os.path.exists(layout.held_wal):
+            return False
+        if _size(layout.database) <= SMALL_BYTES:
+            return True
+        base = read_base(layout.base)
+        return base is not None and base.matches(layout.database)
+    except OSError:
+        return False  # whoever prepares it is told why
 
 
 def fold_what_is_left(path: str) -> None:
@@ -542,7 +545,10 @@ def _difference(now: str, image: Image, changed: bytes | None) -> Difference:
 
 def _connect(path: str) -> sqlite3.Connection:
     """Return a connection that has read the WAL, and leaves none behind when it is closed."""
-    connection = sqlite3.connect(path, timeout=0, isolation_level=None)
+    try:
+        connection = sqlite3.connect(path, timeout=0, isolation_level=None)
+    except sqlite3.Error as error:
+        raise DatabaseFileError(f"{path} cannot be opened: {error}") from error
     try:
         for pragma in ("locking_mode=EXCLUSIVE", "wal_autocheckpoint=0", "synchronous=FULL"):
             connection.execute(f"PRAGMA {pragma}")

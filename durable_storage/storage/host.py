@@ -258,11 +258,16 @@ class Host:
     def _prepare(self) -> None:
         settings = self._settings
         self._close_left()
-        self._prepared = prepare(
+        prepared = prepare(
             self._path, clock=settings.clock, history=settings.history, faults=settings.faults
         )
-        if not settings.history.enabled:
-            fold_what_is_left(self._path)
+        try:
+            if not settings.history.enabled:
+                fold_what_is_left(self._path)
+        except BaseException:
+            prepared.close()
+            raise
+        self._prepared = prepared
 
     def _let_in(self, error: BaseException | None) -> None:
         if error is not None:
@@ -406,8 +411,8 @@ class Host:
         Raises:
             ObjectResetError: the last writes could not be confirmed.
         """
-        if self._preparing is not None:
-            await self._preparing.wait()
+        while self._preparing is not None and not self._preparing.is_set():
+            await self._preparing.wait()  # somebody else may have it done once more
         if isinstance(self._prepared, Prepared) and self._prepared.restored:
             # Nobody came, and the index of alarms has to learn what the restore brought back.
             with contextlib.suppress(DurableStorageError, OSError):

@@ -100,6 +100,7 @@ class ObjectFile:
         self.restored: bool = prepared.restored
         try:
             self.database: Database = Database(path, limits=limits, faults=faults)
+            self._claim.opened()
             if self.log is not None:
                 self.log.attach(self.database)
         except BaseException:

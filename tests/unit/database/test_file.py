@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from durable_storage.database import Database
+from durable_storage.database.create import FileClaim
 from durable_storage.errors import DatabaseFileError
 
 from .rig import Rig
@@ -132,6 +133,60 @@ def test_a_second_opening_in_this_process_is_refused_and_the_first_goes_on(rig: 
     rig.exec("INSERT INTO t VALUES(1)")
     rig.commit()
     assert rig.rows("SELECT a FROM t") == [(1,)]
+
+
+def test_a_claim_is_for_every_name_of_the_file_and_ends_with_whoever_has_it(
+    tmp_path: Path,
+) -> None:
+    path, link = tmp_path / "object.sqlite", tmp_path / "link.sqlite"
+    Database(path).close()
+    link.hardlink_to(path)
+    (tmp_path / "directory").symlink_to(tmp_path)
+    names = (path, link, tmp_path / "directory" / "object.sqlite")
+    claim = FileClaim(str(path))
+    for name in names:
+        with pytest.raises(DatabaseFileError, match="open in this process already"):
+            FileClaim(str(name))
+    claim.release()
+    for name in names:
+        FileClaim(str(name)).release()
+    lost = FileClaim(str(path))
+    del lost
+    FileClaim(str(link)).release()
+
+
+def test_a_file_that_is_missing_can_be_claimed_once(tmp_path: Path) -> None:
+    claim = FileClaim(str(tmp_path / "object.sqlite"))
+    with pytest.raises(DatabaseFileError, match="open in this process already"):
+        FileClaim(str(tmp_path / "object.sqlite"))
+    claim.release()
+    with pytest.raises(DatabaseFileError, match="No such file or directory"):
+        FileClaim(str(tmp_path / "missing" / "object.sqlite"))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_child_has_neither_the_claims_of_its_parent_nor_its_lock(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, threading\n"
+        "from durable_storage.database.create import DatabaseFile, FileClaim\n"
+        "claim = FileClaim(sys.argv[1])\n"
+        "held, go_on = threading.Event(), threading.Event()\n"
+        "class Slow:\n"
+        "    def before(self, operation, path):\n"
+        "        held.set()\n"
+        "        go_on.wait()\n"
+        "threading.Thread(target=DatabaseFile, args=(sys.argv[2], Slow())).start()\n"
+        "held.wait()\n"
+        "os.register_at_fork(before=go_on.set)\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    FileClaim(sys.argv[1]).release()\n"
+        "    os._exit(0)\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+        "claim.release()\n"
+    )
+    names = [str(tmp_path / name) for name in ("a.sqlite", "b.sqlite")]
+    subprocess.run([sys.executable, "-c", code, *names], check=True, timeout=60)
 
 
 def test_another_process_is_kept_out_from_the_moment_of_opening(rig: Rig) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import errno
-import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,7 @@ from durable_storage import (
     ObjectResetError,
     Runtime,
 )
-from durable_storage.history import CommitLog, recovery
+from durable_storage.history import CommitLog, is_at_rest, recovery
 from durable_storage.runtime.resident import Resident
 from durable_storage.storage import host, object_file
 from durable_storage.storage.object_file import Prepared
@@ -305,83 +304,58 @@ async def test_an_alarm_that_a_restore_brought_back_is_known_although_nobody_cam
         assert record.due_ms == due.timestamp() * 1000
 
 
-# -- without a runtime
-
-
-async def unclean(path: Path) -> str:
-    """A file as a process that was killed leaves it; returns a bookmark of "first"."""
-    living = path.with_name("living")
-    living.mkdir()
-    async with DurableObjectState.open(living / path.name) as ctx:
-        await ctx.run_event(ctx.storage.put, "text", "first")
-        bookmark = await ctx.run_event(ctx.storage.get_current_bookmark)
-        await ctx.run_event(ctx.storage.put, "text", "second")
-        shutil.copytree(living, path.parent, dirs_exist_ok=True)
-    return bookmark
-
-
-async def test_an_object_without_a_runtime_is_prepared_by_a_worker_as_well(
-    tmp_path: Path, worker: Worker
+async def test_what_is_prepared_is_given_back_if_folding_it_fails(
+    tmp_path: Path, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "a.sqlite"
-    bookmark = await unclean(path)
-    assert not worker.threads
-    async with DurableObjectState.open(path) as ctx:
-        assert len(worker.threads) == 1
-        assert await ctx.run_event(ctx.storage.get, "text") == "second"
+    async with crashed(tmp_path, history=False) as (_, page, _):
 
-        async def restore() -> None:
-            await ctx.storage.on_next_session_restore_bookmark(bookmark)
-            ctx.abort()
+        def refuse(path: str) -> None:
+            raise OSError(errno.EMFILE, "Too many open files", path)
 
-        with pytest.raises(ObjectResetError):
-            await ctx.run_event(restore)
-        assert await ctx.run_event(ctx.storage.get, "text") == "first"
-        assert len(worker.threads) == 2
-    assert threading.get_ident() not in worker.threads
+        with monkeypatch.context() as patch:
+            patch.setattr(host, "fold_what_is_left", refuse)
+            with pytest.raises(ObjectResetError, match="Too many open files"):
+                await page.seen()
+        assert await page.seen() == [0]
+
+
+def names_of_the_object(directory: Path) -> tuple[Path, Path]:
+    """Its file, and a second name of it."""
+    (path,) = (path for path in directory.rglob("*.sqlite") if path.name != "registry.sqlite")
+    link = directory / "link.sqlite"
+    link.hardlink_to(path)
+    return path, link
 
 
 async def test_a_file_that_is_being_prepared_is_nobody_elses(
-    tmp_path: Path, worker: Worker
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "a.sqlite"
-    await unclean(path)
-    outcomes: list[str] = []
-    others_tried = anyio.Event()
+    preparing, go_on = threading.Event(), threading.Event()
+    genuine = CommitLog.open
 
-    async def open_() -> None:
+    def open_(path: str, **settings: Any) -> CommitLog:
+        preparing.set()
+        go_on.wait(60)
+        return genuine(path, **settings)
+
+    async with crashed(tmp_path) as (_, page, _), anyio.create_task_group() as group:
+        names = names_of_the_object(tmp_path)
+        monkeypatch.setattr(CommitLog, "open", open_)
+        group.start_soon(page.read)
+        while not preparing.is_set():
+            await anyio.lowlevel.checkpoint()
         try:
-            async with DurableObjectState.open(path) as ctx:
-                outcomes.append(await ctx.run_event(ctx.storage.get, "text"))
-                await others_tried.wait()
-        except DatabaseFileError:
-            outcomes.append("refused")
-            if outcomes.count("refused") == 3:
-                others_tried.set()
-
-    async with anyio.create_task_group() as group:
-        for _ in range(4):
-            group.start_soon(open_)
-    assert sorted(outcomes) == ["refused", "refused", "refused", "second"]
-    async with DurableObjectState.open(path) as ctx:
-        assert await ctx.run_event(ctx.storage.get, "text") == "second"
+            for name in names:
+                with pytest.raises(DatabaseFileError, match="open in this process already"):
+                    async with DurableObjectState.open(name):
+                        pass
+        finally:
+            go_on.set()
+        assert await page.read() == "before"
 
 
-async def test_an_opening_that_is_cancelled_gives_the_file_back(
-    tmp_path: Path, worker: Worker
-) -> None:
-    path = tmp_path / "a.sqlite"
-    await unclean(path)
-    worker.go_on.clear()
-
-    async def open_() -> None:
-        async with DurableObjectState.open(path):
-            raise AssertionError("it is cancelled before")
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(open_)
-        await until(worker)
-        group.cancel_scope.cancel()
-        worker.go_on.set()
-    async with DurableObjectState.open(path) as ctx:
-        assert await ctx.run_event(ctx.storage.get, "text") == "second"
+def test_a_path_that_leads_nowhere_is_not_at_rest(tmp_path: Path) -> None:
+    # Whoever prepares it is told what is wrong with it.
+    (tmp_path / "file").write_bytes(b"")
+    for name in ("file/a.sqlite", "a" * 300 + ".sqlite"):
+        assert not is_at_rest(str(tmp_path / name), history=True)
