@@ -32,7 +32,9 @@ from .failures import Failure
 __all__ = [
     "copied",
     "copied_with_history",
+    "install",
     "lacks_room",
+    "make_plain",
     "no_room",
     "open_reader",
     "working_on_copy",
@@ -219,3 +221,43 @@ def open_reader(layout: Layout) -> HistoryReader | None:
         log.read_only(durable=base.number if base is not None else 0)
     snapshots = Snapshots(layout.snapshots, files, object_id=object_id)
     return HistoryReader(layout, log, snapshots, object_id)
+
+
+def make_plain(path: str) -> None:
+    """Make a copy a single file without a WAL."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        connection.execute("PRAGMA journal_mode=DELETE").fetchone()
+    finally:
+        connection.close()
+
+
+def install(source: str, target: str) -> None:
+    """Put a copy in place, whole or not at all; what is there already stays.
+
+    Raises:
+        Failure: something is there.
+    """
+    temporary = f"{target}.{os.getpid()}.new"
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "wb") as written, open(source, "rb") as read:
+            while data := read.read(1024 * 1024):
+                written.write(data)
+            written.flush()
+            os.fsync(written.fileno())
+        os.link(temporary, target)
+    except FileExistsError as exc:
+        raise Failure(f"{target} exists already") from exc
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+    _sync_directory(os.path.dirname(target))
+
+
+def _sync_directory(path: str) -> None:
+    descriptor = os.open(path or os.curdir, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -51,12 +51,14 @@ class View:
     """An object's log up to its last commit, on a copy.
 
     Attributes:
+        path: of the copy.
         log: it.
         reader: the same, for looking at its parts.
         named: whether its bookmarks are those of the object. A new object that is running, or has
             crashed, may not have the identity yet that they are made with.
     """
 
+    path: str
     log: CommitLog
     reader: HistoryReader | None
     named: bool
@@ -79,7 +81,7 @@ def viewed(stored: StoredObject) -> Generator[View]:
             if log.gap or (os.path.exists(wal) and os.path.getsize(wal)):
                 # An object may be used so; here it would be shown without its last commits.
                 raise no_room(stored.path)
-            yield View(log, open_reader(Layout(path)), named)
+            yield View(path, log, open_reader(Layout(path)), named)
         finally:
             log.close()
 
@@ -158,7 +160,9 @@ def no_history(stored: StoredObject) -> Failure:
     """Why there is nothing to go back to."""
     if stored.namespace.backend == "kv":
         return Failure(f"{stored.label} is of the legacy backend, which keeps no history")
-    return Failure(f"{stored.label} has no history: it was written with History(enabled=False)")
+    return Failure(
+        f"{stored.label} has no history: it was never written, or with History(enabled=False)"
+    )
 
 
 def note_restored(out: Output, stored: StoredObject) -> None:

@@ -29,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # what was said before the command.
     unless_given = argparse.Namespace(json=False, plain=False)
     parsed = _parser().parse_args(arguments, unless_given)
+    # Python has none where the shell has closed it.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - for as long as it runs
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         reconfigure: Callable[..., None] | None = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

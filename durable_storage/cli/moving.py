@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
+import glob
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from typing import Final
 
-from ..database.authorizer import is_reserved
+from ..database.authorizer import MODULES, is_reserved
 from ..database.connection import Database
 from ..errors import DurableStorageError
 from ..history import CommitLog
 from ..limits import Limits
-from .copies import copied, lacks_room, no_room, working_on_copy
+from .copies import copied, install, lacks_room, make_plain, no_room, working_on_copy
 from .directory import Directory, Owned, owned
 from .failures import Failure
 from .logs import KEEP_ALL, now_ms
@@ -25,6 +26,8 @@ from .values import size
 __all__ = ["export_object", "import_file"]
 
 _PAGE_SIZE: Final = 4096
+# SQLite keeps the statement as it was written, from the name on.
+_USING: Final = re.compile(r"""\bUSING\s+["'`\[]?(\w+)""", re.IGNORECASE)
 _HIDDEN: Final = ("_cf_KV", "_cf_METADATA")
 _HIDDEN_COLUMNS: Final = [("key", "TEXT", 1), ("value", "BLOB", 0)]
 
@@ -37,35 +40,12 @@ def export_object(
     stored = directory.find(namespace, name_or_id)
     with copied(stored.path) as copy:
         with working_on_copy(stored.path):
-            connection = sqlite3.connect(copy, isolation_level=None)
-            try:
-                connection.execute("PRAGMA journal_mode=DELETE").fetchone()
-            finally:
-                connection.close()
-        _install(copy, target)
+            make_plain(copy)
+        install(copy, target)
     out.result(
         {"file": target, "size_bytes": os.path.getsize(target)},
         Line(f"wrote {file} ({size(os.path.getsize(target))})"),
     )
-
-
-def _install(source: str, target: str) -> None:
-    """Put a copy in place, whole or not at all; what is there already stays."""
-    temporary = f"{target}.{os.getpid()}.new"
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "wb") as written, open(source, "rb") as read:
-            while data := read.read(1024 * 1024):
-                written.write(data)
-            written.flush()
-            os.fsync(written.fileno())
-        os.link(temporary, target)
-    except FileExistsError as exc:
-        raise Failure(f"{target} exists already") from exc
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-    _sync_directory(os.path.dirname(target))
 
 
 def import_file(
@@ -109,7 +89,7 @@ def _prepare(file: str, copy: str, made: str, *, exported: bool) -> int | None:
                     f"{file} keeps its text as {encoding}; objects keep it as UTF-8: dump it with "
                     "the sqlite3 shell and load it into a new file"
                 )
-            for problem in _reserved(connection, exported=exported):
+            for problem in [*_reserved(connection, exported=exported), *_modules(connection)]:
                 raise Failure(f"{file}: {problem}")
             connection.execute("PRAGMA journal_mode=DELETE").fetchone()
             connection.execute(f"PRAGMA page_size={_PAGE_SIZE}")
@@ -140,6 +120,15 @@ def _reserved(connection: sqlite3.Connection, *, exported: bool) -> Iterator[str
             "drop it"
             + (", or add --exported if the file is an export of this library" if ours else "")
         )
+
+
+def _modules(connection: sqlite3.Connection) -> Iterator[str]:
+    query = "SELECT name, sql FROM sqlite_master WHERE sql LIKE 'CREATE VIRTUAL TABLE %'"
+    for name, sql in connection.execute(query):
+        used = _USING.search(sql)
+        module = used[1] if used is not None else "?"
+        if module.lower() not in MODULES:
+            yield f"the table {name!r} is of the module {module!r}, which objects do not have"
 
 
 def _try_out(file: str, path: str) -> int | None:
@@ -187,15 +176,9 @@ def _adopt(
         registry.alarm_set(record.number, object_id, alarm_ms)
     owner.lock.sync_folders()
     registry.flush(durable=True)
-    _install(made, target)
+    for left in glob.glob(glob.escape(target) + ".*.new"):  # by an import that was killed
+        os.unlink(left)
+    install(made, target)
     # Begins its history with everything that is in it.
     CommitLog.open(target, settings=KEEP_ALL, clock_ms=now_ms).close()
     return object_id, target
-
-
-def _sync_directory(path: str) -> None:
-    descriptor = os.open(path or os.curdir, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

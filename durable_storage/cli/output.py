@@ -166,7 +166,8 @@ def _rich() -> _Writer | None:
     class Rich:
         def write(self, part: Part) -> None:
             if isinstance(part, Line):
-                console.print(Text(printable(part.text)))
+                # Not broken into lines: what it says may be a command to copy.
+                console.print(Text(printable(part.text)), soft_wrap=True)
                 return
             table = RichTable(
                 title=Text(printable(part.title)) if part.title else None,

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import shlex
 from typing import Any
 
+from ..errors import BookmarkError
 from ..history import CommitLog, TimelineEntry, Verification
 from ..history.verify import verify
 from .alarms import indexed_alarm
+from .copies import install, make_plain
 from .directory import Directory, StoredObject, owned
 from .failures import FAILED, Failure
 from .logs import (
     KEEP_ALL,
+    View,
     commit_ms,
     commits_in_wal,
     moments,
@@ -145,6 +149,8 @@ def check_target(file: str) -> str:
     Raises:
         Failure: it exists, or its folder does not.
     """
+    if not file:
+        raise Failure("the name of the file to write is empty")
     target = os.path.abspath(file)
     if os.path.lexists(target):
         raise Failure(f"{file} exists already; remove it, or name another file")
@@ -163,12 +169,26 @@ def export_moment(
         parse_moment(at)  # a mistake in it is told before anything is copied
     with viewed(stored) as view:
         bookmark = _bookmark(view.log, at) if at is not None else None
-        view.log.export(target, bookmark)
+        try:
+            view.log.export(target, bookmark)
+        except BookmarkError:
+            if bookmark is None:
+                raise
+            # The log is damaged; but pages that were not changed since need not come out of it.
+            _restore_copy(view, bookmark)
+            install(view.path, target)
     written = os.path.getsize(target)
     out.result(
         {"file": target, "bookmark": bookmark, "size_bytes": written},
         Line(f"wrote {file} ({size(written)})" + (f" as of {bookmark}" if bookmark else "")),
     )
+
+
+def _restore_copy(view: View, bookmark: str) -> None:
+    view.log.request_restore(bookmark)
+    view.log.close()
+    CommitLog.open(view.path, settings=KEEP_ALL, clock_ms=now_ms).close()
+    make_plain(view.path)
 
 
 def restore(
@@ -199,10 +219,11 @@ def restore(
                 log.close()
             CommitLog.open(stored.path, settings=KEEP_ALL, clock_ms=now_ms).close()
         alarm_ms = directory.registry.alarm_get(stored.namespace.number, stored.id)
+    words = shlex.join([path, namespace, name_or_id])
     out.result(
         {"restored": bookmark, "undo": undo, "alarm_ms": alarm_ms},
         Line(f"{stored.label} is restored to {bookmark}."),
-        Line(f"To undo it: history {path} {namespace} {name_or_id} restore --to {undo}"),
+        Line(f"To undo it: python -m durable_storage history {words} restore --to {undo}"),
     )
 
 

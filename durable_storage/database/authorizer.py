@@ -65,7 +65,7 @@ _ALTER_FUNCTIONS: Final = frozenset(
     }
 )
 
-_MODULES: Final = frozenset({"fts5", "fts5vocab", "rtree", "rtree_i32"})
+MODULES: Final = frozenset({"fts5", "fts5vocab", "rtree", "rtree_i32"})
 
 # Virtual tables that exist without being created and show more than the object's data.
 _HIDDEN_TABLES: Final = frozenset(
@@ -203,6 +203,6 @@ class Authorizer:
             return _DENY
         if action == sqlite3.SQLITE_READ and (first or "").lower() in _HIDDEN_TABLES:
             return _DENY
-        if action == sqlite3.SQLITE_CREATE_VTABLE and (second or "").lower() not in _MODULES:
+        if action == sqlite3.SQLITE_CREATE_VTABLE and (second or "").lower() not in MODULES:
             return _DENY
         return _OK

@@ -175,6 +175,10 @@ class SegmentLog:
             os.path.join(self.directory, name) for name in sorted(names) if _NAME.fullmatch(name)
         ]
 
+    def strays(self) -> list[str]:
+        """Return the segments that are copies of earlier ones under another name."""
+        return [path for path in self.segments() if _is_stray(path, _scan(path, self._object_id))]
+
     def begins_damaged(self) -> bool:
         """Whether the oldest segment does not begin with a block that can be found."""
         entries, segments = self.entries(), self.segments()
@@ -209,7 +213,7 @@ class SegmentLog:
                 entries: list[Entry] = []
                 for path in self.segments():
                     found = _scan(path, self._object_id)
-                    if found:
+                    if found and not _is_stray(path, found):
                         _drop_from(entries, found[0].block.number)
                         entries += found
                 _drop_from(entries, self.number + 1)
@@ -264,6 +268,8 @@ class SegmentLog:
     def _find_head(self, durable: int, *, cut: bool) -> None:
         for path in reversed(self.segments()):
             found = _scan(path, self._object_id)
+            if _is_stray(path, found):
+                continue
             kept = _without_torn_tail(found, _first_number(path), durable)
             if kept:
                 self._take_head(kept[-1], found[0].block.first_time)
@@ -426,6 +432,11 @@ def _drop_from(entries: list[Entry], number: int) -> None:
 def _first_number(path: str) -> int:
     """Return the number of the block that a segment begins with: it is the segment's name."""
     return int(os.path.basename(path).removesuffix(SUFFIX), 16)
+
+
+def _is_stray(path: str, found: list[Entry]) -> bool:
+    """Whether the blocks of a segment come before what its name says: they are another one's."""
+    return bool(found) and found[0].block.number < _first_number(path)
 
 
 def _without_torn_tail(found: list[Entry], first: int, durable: int) -> list[Entry]:

@@ -108,6 +108,9 @@ def verify(
         if progress is not None:
             progress(done, total)
     damages += _lost_ends(reader)
+    damages += [
+        f"{path} has blocks of an earlier segment: remove it" for path in reader.log.strays()
+    ]
     hashes = {entry.block.number: entry.block.hash for entry in entries}
     for snapshot in snapshots:
         try:

@@ -186,12 +186,19 @@ class Host:
             self._suspect = life.gate.failure is not None
             self._left, self._file = self._file, None
             self._restored = self._restored or self.restore_requested
-            self.restore_requested = False
+            self._look_soon()
         if self._on_broken is not None:
             self._on_broken(life)
         self._previous = life
         self.life = self.session = None
         log_reset(self.name, life.broken)
+
+    def _look_soon(self) -> None:
+        """Have a restore done although nobody calls: it may bring back an alarm that is due."""
+        if self.restore_requested and self._alarm_index is not None:
+            with contextlib.suppress(DurableStorageError, OSError):
+                self._alarm_index.earlier(self._settings.clock.time_ms())
+        self.restore_requested = False
 
     def _close_left(self) -> None:
         file, self._left = self._left, None
@@ -418,6 +425,7 @@ class Host:
             with contextlib.suppress(DurableStorageError, OSError):
                 self.start()
         self._closed = True
+        self._look_soon()
         if self._caught_up is not None:
             self._caught_up.set()
         loop = self._loop

@@ -122,7 +122,7 @@ def test_a_restore_asks_first(shell: Shell, data: Path, monkeypatch: pytest.Monk
     accepted = shell(*command)
     assert accepted.code == 0
     assert "Restore Counter a" in accepted.err
-    assert "To undo it: history" in accepted.out
+    assert "To undo it: python -m durable_storage history" in accepted.out
     assert lines(data) == ["one"]
 
 
@@ -207,6 +207,7 @@ def test_any_moment_is_exported_as_a_plain_file(shell: Shell, data: Path, tmp_pa
     refused = shell(*export, tmp_path / "now.sqlite")
     assert (refused.code, "exists already" in refused.err) == (1, True)
     assert shell(*export, tmp_path / "no" / "now.sqlite").code == 1
+    assert "is empty" in shell(*export, "").err
     assert shell(*export, tmp_path / "x.sqlite", "--at", "soon").code == 2
 
 
@@ -243,6 +244,30 @@ def test_verify_tells_damage_and_what_is_left(shell: Shell, data: Path) -> None:
     assert damaged.data["sound"] is False
     assert damaged.data["restorable"]
     assert "DAMAGED" in shell(*command).out
+
+
+def test_a_moment_that_can_be_restored_can_be_exported_although_the_log_is_damaged(
+    shell: Shell, data: Path, tmp_path: Path
+) -> None:
+    write_lines(data, "one" * 10_000)  # on pages of its own
+    bookmark, _ = write_lines(data, "two", "three")
+    (segment,) = (
+        object_file(data).with_name(object_file(data).name + "-history") / "log"
+    ).iterdir()
+    content = bytearray(segment.read_bytes())
+    content[200] ^= 1
+    segment.write_bytes(content)
+    export = ("history", data, "Counter", "a", "export")
+    assert shell("history", data, "Counter", "a", "verify").code == 1
+    target = tmp_path / "then.sqlite"
+    assert shell.json(*export, target, "--at", bookmark)["bookmark"] == bookmark
+    connection = sqlite3.connect(target)
+    assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    rows = [row[0] for row in connection.execute("SELECT text FROM line")]
+    assert rows == ["one" * 10_000, "two"]
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    connection.close()
+    assert segment.read_bytes() == content
 
 
 def test_an_object_of_the_legacy_backend_has_no_history_and_says_why(

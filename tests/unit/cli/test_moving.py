@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from durable_storage import DurableObject, sync
+from durable_storage.cli import moving
 
 from .rig import Counter, Old, Shell, lines, write_lines
 from .test_looking import WHEN
@@ -89,6 +91,8 @@ def test_a_file_in_another_form_is_brought_into_ours(
         ("CREATE VIEW _cf_view AS SELECT 1", "_cf_"),
         ("CREATE TABLE _cf_KV(key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID", "--exported"),
         ("CREATE VIEW v AS SELECT sqlite_version()", "not auth"),
+        ("CREATE VIRTUAL TABLE f USING fts3(a)", "'fts3'"),
+        ("create virtual table f\nusing\n'FTS4'(a)", "'FTS4'"),
         ("INSERT INTO t VALUES(1), (zeroblob(3000000))", "too big"),
         (f"CREATE TABLE wide({','.join(f'c{n}' for n in range(200))})", "cannot"),
     ],
@@ -103,6 +107,32 @@ def test_a_file_that_cannot_be_an_object_is_refused(
     assert words in refused.err
     assert shell.json("ls", data)["namespaces"] in ([], [shell.json("ls", data)["namespaces"][0]])
     assert shell("show", data, "Reader", "x").code == 1
+
+
+def test_modules_that_objects_have_are_taken_over(
+    shell: Shell, data: Path, plain: Callable[..., Path]
+) -> None:
+    file = plain("CREATE VIRTUAL TABLE f USING FTS5(a)", "INSERT INTO f VALUES('words of a text')")
+    shell.json("import", file, data, "Reader", "x")
+    found = shell.json("sql", data, "Reader", "x", "SELECT a FROM f WHERE f MATCH 'words'")
+    assert "words of a text" in json.dumps(found)
+
+
+def test_what_an_import_left_that_was_killed_is_removed(
+    shell: Shell, data: Path, plain: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = plain("CREATE TABLE t(a)")
+
+    def die(source: str, target: str) -> None:
+        Path(f"{target}.12345.new").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(moving, "install", die)
+        assert shell("import", file, data, "Reader", "x").code == 130
+    assert list(data.rglob("*.new"))
+    shell.json("import", file, data, "Reader", "x")
+    assert not list(data.rglob("*.new"))
 
 
 def test_text_in_utf_16_is_refused(shell: Shell, data: Path, plain: Callable[..., Path]) -> None:

@@ -376,3 +376,31 @@ def test_a_directory_of_the_log_that_is_gone_is_made_again(tmp_path: Path, name:
     session.run("CREATE TABLE more(a)")
     assert session.exported(session.log.current_bookmark()) == session.content()
     session.close()
+
+
+@pytest.mark.parametrize("distance", [1, 100])
+def test_a_segment_that_was_copied_to_another_name_costs_nothing(
+    tmp_path: Path, distance: int
+) -> None:
+    session, states = build(tmp_path / "object.sqlite")
+    session.close()
+    segments = session.log._log.segments()
+    assert len(segments) == 2
+    for copied in (segments[0], segments[-1]):
+        last = session.log._log.number
+        stray = os.path.join(os.path.dirname(copied), f"{last + distance:016x}.segment")
+        shutil.copyfile(copied, stray)
+        reader = open_reader(Layout(session.path))
+        assert reader is not None
+        found = verify(reader)
+        assert [stray in each for each in found.damages] == [True]
+        assert found.blocks == last
+        session = Session(session.path)
+        session.run(f"CREATE TABLE after_{last}(a)")
+        states[session.log.current_bookmark()] = session.content()
+        session.fold()
+        assert {bookmark: session.exported(bookmark) for bookmark in states} == states
+        session.close()
+        if os.path.exists(stray):
+            os.unlink(stray)
+        assert session.log.verify().sound

@@ -16,7 +16,7 @@ from durable_storage import (
     Runtime,
     TransactionError,
 )
-from durable_storage.testing import ManualClock
+from durable_storage.testing import ManualClock, evict_durable_object
 
 pytestmark = pytest.mark.anyio
 
@@ -104,8 +104,7 @@ async def test_a_restored_alarm_runs_and_a_removed_one_does_not() -> None:
         await clock.advance(timedelta(hours=2))
         assert await notes.get("rang") is None
         await restore(notes, set_)
-        # The restore is made when the object next starts; its alarm is overdue by then.
-        assert await notes.get("rang") is None
+        # Its alarm is overdue, and runs once the restore is made.
         await clock.advance(1)
         assert await notes.get("rang") is True
 
@@ -164,3 +163,39 @@ async def test_without_history_bookmarks_are_refused() -> None:
     async with Runtime(history=History(enabled=False), env={}) as runtime:
         with pytest.raises(TransactionError, match="history"):
             await runtime.namespace(Notes).get_by_name("a").bookmark()
+
+
+class Bell(Notes):
+    """Its alarm is heard outside."""
+
+    async def alarm(self) -> None:
+        self.env["rung"] += 1
+
+
+@pytest.mark.parametrize("how", ["abort", "eviction", "end of the runtime"])
+async def test_an_alarm_that_a_restore_brings_back_needs_no_call(
+    tmp_path: pathlib.Path, how: str
+) -> None:
+    clock = ManualClock()
+    env: dict[str, Any] = {"rung": 0}
+    async with Runtime(tmp_path, clock=clock, env=env) as runtime:
+        bell = runtime.namespace(Bell).get_by_name("b")
+        await bell.remind(timedelta(seconds=60))
+        bookmark = await bell.put("text", "armed")
+        await bell.remind(None)
+        if how == "abort":
+            with pytest.raises(ObjectResetError):
+                await bell.restore(bookmark)
+        else:
+            await bell.request(bookmark)
+        if how != "end of the runtime":
+            if how == "eviction":
+                await evict_durable_object(bell)
+            await clock.advance(seconds=59)
+            assert env["rung"] == 0
+            await clock.advance(seconds=2)
+            assert env["rung"] == 1
+    async with Runtime(tmp_path, clock=clock, env=env) as runtime:
+        runtime.namespace(Bell)
+        await clock.advance(seconds=120)
+        assert env["rung"] == 1
