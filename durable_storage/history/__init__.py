@@ -7,7 +7,7 @@ Layers, lowest first: `bookmarks`, `wal` and `files` (words and bytes), `block`,
 
 from .commit_log import CommitLog
 from .reader import DiskUse, TimelineEntry
-from .recovery import fold_what_is_left, is_at_rest
+from .recovery import RestoreGivenUpError, fold_what_is_left, is_at_rest
 from .settings import History
 from .verify import Verification
 
@@ -15,6 +15,7 @@ __all__ = [
     "CommitLog",
     "DiskUse",
     "History",
+    "RestoreGivenUpError",
     "TimelineEntry",
     "Verification",
     "fold_what_is_left",

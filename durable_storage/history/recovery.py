@@ -40,11 +40,23 @@ from .pipeline import ahead
 from .reader import HistoryReader
 from .wal import HEADER_SIZE, WalHeader, parse_header
 
-__all__ = ["Recovery", "Unlogged", "fold_what_is_left", "is_at_rest", "sync_file", "write_base"]
+__all__ = [
+    "Recovery",
+    "RestoreGivenUpError",
+    "Unlogged",
+    "fold_what_is_left",
+    "is_at_rest",
+    "sync_file",
+    "write_base",
+]
 
 SMALL_BYTES: Final = 256 * 1024
 
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class RestoreGivenUpError(OSError):
+    """There was no room for a restore; the object is as it was."""
 
 
 @final
@@ -165,12 +177,14 @@ class Recovery:
                 self.is_short_of_room = True
                 return
             state = "is in the log already, and is finished once there is"
+            kind = OSError
             if not self._is_logged(intent):
                 self._clear_intent()
                 state = "is given up, the object is as it was and can be opened"
+                kind = RestoreGivenUpError
             bookmark = self._reader.bookmark(intent.position)
             message = f"{os.strerror(error.errno)}: no room to restore {bookmark}, which {state}"
-            raise OSError(error.errno, message, error.filename) from error
+            raise kind(error.errno, message, error.filename) from error
 
     # -- the file as it is
 

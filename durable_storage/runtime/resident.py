@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
-from ..errors import ArgumentTypeError, ObjectResetError
+from ..errors import ArgumentTypeError, BookmarkError, DurableStorageError, ObjectResetError
 from ..gates.deadlines import Deadlines
 from ..gates.delivery import deliver
 from ..gates.life import Life, told
 from ..gates.loop import Loop
 from ..gates.ready import awaited
+from ..history import RestoreGivenUpError
 from ..ids import DurableObjectId
 from ..log import ALARMS
 from ..object import DurableObject
@@ -93,6 +94,8 @@ class Resident:
         "_loop",
         "_observers",
         "_settings",
+        "_told",
+        "_untold",
         "evicted",
         "host",
         "idle_since",
@@ -126,6 +129,9 @@ class Resident:
         self.life: Life | None = None
         self.evicted: bool = False
         self._kept_out = False
+        # Why a restore was given up: what a caller was told, and what none was told yet.
+        self._told: BaseException | None = None
+        self._untold: DurableStorageError | None = None
         TICKS.now += 1
         self.used: int = TICKS.now
         self.looked: int = 0
@@ -151,6 +157,7 @@ class Resident:
             )
             life = self.host.life
             assert life is not None
+            self._told = None
             for observer in self._observers:
                 observer.began(self._cls.__name__, life, self._booting)
         elif self.life is None:
@@ -159,7 +166,9 @@ class Resident:
 
     def _admit(self, life: Life) -> None:
         # From now on calls go straight to the instance: not before those that wait for it.
-        if self.instance is not None and not (self._kept_out or self.host.preparing):
+        if self.instance is not None and not (
+            self._kept_out or self._untold is not None or self.host.preparing
+        ):
             self.life = life
 
     def keep_out(self) -> None:
@@ -224,6 +233,20 @@ class Resident:
         Raises:
             Evicted: it was not delivered.
         """
+        untold, self._untold = self._untold, None
+        if untold is not None:
+            raise untold
+        try:
+            return await self._deliver(method)
+        except DurableStorageError as exc:
+            reason = self._given_up(exc)
+            if reason is not None:
+                self._told = reason
+                if self._untold is not None and self._given_up(self._untold) is reason:
+                    self._untold = None
+            raise
+
+    async def _deliver(self, method: Callable[[Any], Any]) -> Any:
         TICKS.now += 1
         self.used = TICKS.now
         return await deliver(
@@ -234,6 +257,14 @@ class Resident:
         if self.evicted:
             raise Evicted
         return self.host.preparation()
+
+    def _given_up(self, exc: DurableStorageError) -> BaseException | None:
+        """Why a restore was given up, if that is why no life could begin."""
+        if self.host.life is not None:
+            return None
+        if isinstance(exc, BookmarkError):
+            return exc
+        return exc.__cause__ if isinstance(exc.__cause__, RestoreGivenUpError) else None
 
     # -- alarms ---------------------------------------------------------------------------
 
@@ -254,6 +285,12 @@ class Resident:
         self._alarms_running += 1
         try:
             await self._try_alarm(attempt)
+        except DurableStorageError as exc:
+            # Whoever calls next is told what became of the restore that was asked for.
+            reason = self._given_up(exc)
+            if reason is not None and reason is not self._told:
+                self._untold = exc
+            raise
         finally:
             self._alarms_running -= 1
             if self.idle:
@@ -263,7 +300,7 @@ class Resident:
 
     async def _try_alarm(self, attempt: _AlarmAttempt) -> None:
         try:
-            await self.deliver(lambda instance: self._alarm_event(instance, attempt))
+            await self._deliver(lambda instance: self._alarm_event(instance, attempt))
         except ObjectResetError as exc:
             if attempt.due_ms is None or not attempt.started:
                 raise
@@ -273,7 +310,7 @@ class Resident:
             while cause.__cause__ is not None and not isinstance(cause, Aborted):
                 cause = cause.__cause__
             drop = not getattr(reset, "retry_alarm", getattr(cause, "retry_alarm", True))
-            await self.deliver(
+            await self._deliver(
                 lambda _: self._alarm_failed(attempt, reset, counted=counted, drop=drop)
             )
 

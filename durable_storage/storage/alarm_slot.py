@@ -282,5 +282,5 @@ class AlarmSlot:
         due = self.due_ms()
         if due is not None:
             self._index.earlier(due)
-        elif restored:
-            self._index.changed(None)
+        if restored:
+            self._index.changed(due)

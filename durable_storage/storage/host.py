@@ -28,6 +28,8 @@ WAIT_AT_FOLDS = 4
 # Look once in so many confirmations how much of the log is in use, if nobody else does.
 # With writes of 2 MB it is folded at 12 MB then.
 LOOK_EVERY = 4
+# A restore is done by whoever calls, or after so long if nobody does.
+LOOK_AFTER_MS = 1000
 # For so many passes who comes late waits behind who waited; a crowd that never ends would for ever.
 LATE_ROUNDS_MAX = 1000
 
@@ -197,7 +199,7 @@ class Host:
         """Have a restore done although nobody calls: it may bring back an alarm that is due."""
         if self.restore_requested and self._alarm_index is not None:
             with contextlib.suppress(DurableStorageError, OSError):
-                self._alarm_index.earlier(self._settings.clock.time_ms())
+                self._alarm_index.earlier(self._settings.clock.time_ms() + LOOK_AFTER_MS)
         self.restore_requested = False
 
     def _close_left(self) -> None:

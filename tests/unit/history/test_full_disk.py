@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from durable_storage import DurableObject, ObjectResetError, Runtime
-from durable_storage.testing import FaultInjector
+from durable_storage.testing import FaultInjector, ManualClock
 
 from .rig import Session
 
@@ -185,6 +185,27 @@ async def test_an_object_whose_restore_has_no_room_says_so_once_and_goes_on(
         with pytest.raises(ObjectResetError):
             await page.restore(bookmark)
         assert await page.read() == "first"
+
+
+@pytest.mark.anyio
+async def test_whoever_calls_next_is_told_of_a_restore_that_was_given_up_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    faults = FaultInjector()
+    clock = ManualClock()
+    async with Runtime(tmp_path, faults=faults, clock=clock) as runtime:
+        page = runtime.namespace(Page).get_by_name("home")
+        bookmark = await page.write("first")
+        await page.write("second")
+        faults.fail("write", times=math.inf, error=errno.ENOSPC, path="*-history/image.new")
+        with pytest.raises(ObjectResetError):
+            await page.restore(bookmark)
+        # Nobody calls, and the object is started to see whether an alarm is due.
+        await clock.advance(seconds=1.5)
+        assert "could not be run" in caplog.text
+        with pytest.raises(ObjectResetError, match="no room to restore"):
+            await page.read()
+        assert await page.read() == "second"
 
 
 class Unsynced:
