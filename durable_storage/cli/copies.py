@@ -252,12 +252,4 @@ def install(source: str, target: str) -> None:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-    _sync_directory(os.path.dirname(target))
-
-
-def _sync_directory(path: str) -> None:
-    descriptor = os.open(path or os.curdir, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    Files().sync_directory(os.path.dirname(target))

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import Callable, Sequence
+from typing import TextIO
 
 from ..errors import DurableStorageError
 from .checking import check_directory
@@ -30,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unless_given = argparse.Namespace(json=False, plain=False)
     parsed = _parser().parse_args(arguments, unless_given)
     # Python has none where the shell has closed it.
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - for as long as it runs
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    sys.stdout = sys.stdout or _nowhere()
+    sys.stderr = sys.stderr or _nowhere()
     for stream in (sys.stdout, sys.stderr):
         reconfigure: Callable[..., None] | None = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -53,6 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"{where}{exc.strerror or exc}", FAILED)
     except KeyboardInterrupt:
         return _complain("interrupted", _INTERRUPTED)
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w")
 
 
 def _complain(text: str, code: int) -> int:

@@ -6,11 +6,13 @@ import contextlib
 import errno
 import math
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from durable_storage import DurableObject, ObjectResetError, Runtime
+from durable_storage import DurableObject, ObjectResetError, Runtime, SystemClock
 from durable_storage.testing import FaultInjector, ManualClock
 
 from .rig import Session
@@ -165,18 +167,27 @@ class Page(DurableObject):
         self.ctx.abort("to restore")
 
 
-@pytest.mark.anyio
-async def test_an_object_whose_restore_has_no_room_says_so_once_and_goes_on(
-    tmp_path: Path,
-) -> None:
+@contextlib.asynccontextmanager
+async def restoring_without_room(
+    path: Path, clock: ManualClock | None = None
+) -> AsyncIterator[tuple[Any, str, FaultInjector]]:
+    """An object that was "first" and is "second", a bookmark of the first, and the faulty disk."""
     faults = FaultInjector()
-    async with Runtime(tmp_path, faults=faults) as runtime:
+    async with Runtime(path, faults=faults, clock=clock or SystemClock()) as runtime:
         page = runtime.namespace(Page).get_by_name("home")
         bookmark = await page.write("first")
         await page.write("second")
         faults.fail("write", times=math.inf, error=errno.ENOSPC, path="*-history/image.new")
         with pytest.raises(ObjectResetError):
             await page.restore(bookmark)
+        yield page, bookmark, faults
+
+
+@pytest.mark.anyio
+async def test_an_object_whose_restore_has_no_room_says_so_once_and_goes_on(
+    tmp_path: Path,
+) -> None:
+    async with restoring_without_room(tmp_path) as (page, bookmark, faults):
         with pytest.raises(ObjectResetError, match="no room to restore"):
             await page.read()
         assert await page.read() == "second"
@@ -191,15 +202,8 @@ async def test_an_object_whose_restore_has_no_room_says_so_once_and_goes_on(
 async def test_whoever_calls_next_is_told_of_a_restore_that_was_given_up_before(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    faults = FaultInjector()
     clock = ManualClock()
-    async with Runtime(tmp_path, faults=faults, clock=clock) as runtime:
-        page = runtime.namespace(Page).get_by_name("home")
-        bookmark = await page.write("first")
-        await page.write("second")
-        faults.fail("write", times=math.inf, error=errno.ENOSPC, path="*-history/image.new")
-        with pytest.raises(ObjectResetError):
-            await page.restore(bookmark)
+    async with restoring_without_room(tmp_path, clock) as (page, _, _):
         # Nobody calls, and the object is started to see whether an alarm is due.
         await clock.advance(seconds=1.5)
         assert "could not be run" in caplog.text
